@@ -19,6 +19,7 @@ const (
 	FieldLabel                           // label
 	FieldAnnounce                        // announce_pending, reason
 	FieldDeleted                         // deleted_at
+	FieldRev                             // rev, to a value above the guard's; only together with a guard on Rev and without BumpRev
 )
 
 // Guard is the condition of a compare-and-set on one document. Its zero value
@@ -99,6 +100,9 @@ func (c Change) Apply(a *Account) {
 	}
 	if has(FieldDeleted) {
 		a.DeletedAt = to.DeletedAt
+	}
+	if has(FieldRev) {
+		a.Rev = to.Rev
 	}
 	if c.BumpRev {
 		a.Rev++

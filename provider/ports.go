@@ -44,10 +44,10 @@ type Store interface {
 	// the document as it is afterwards; ErrConflict if the guard does not
 	// hold, ErrNotFound if there is no document.
 	Update(ctx context.Context, key account.Key, guard account.Guard, change account.Change) (account.Account, error)
-	// Due returns keys of active accounts without a rotation whose refresh_at
-	// is not after now, the longest overdue first, at most limit. It may lag
-	// behind writes by seconds and costs the same however many accounts are
-	// not due.
+	// Due returns keys of active accounts whose refresh_at is set and not
+	// after now, the longest overdue first, at most limit, also those with a
+	// rotation. It may lag behind writes by seconds and costs the same however
+	// many accounts are not due.
 	Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error)
 	// Pending returns keys of accounts whose announcement is pending, at most
 	// limit. It may lag behind writes by seconds.
@@ -151,6 +151,15 @@ type TornError struct {
 
 func (e *TornError) Error() string { return "journal record " + e.Where + ": " + e.Err.Error() }
 func (e *TornError) Unwrap() error { return e.Err }
+
+// Spool is the journal on the local disk, with a first step that is cheap
+// enough for every answer.
+type Spool interface {
+	Journal
+	// Stash keeps the record through the death of the process, though not of
+	// the machine: one write, no fsync. Put makes a stashed record durable.
+	Stash(ctx context.Context, r Record) error
+}
 
 // Publisher tells the world. A nil error means that the stream has the
 // message for good. An outcome that is unknown is an error; all methods may be
