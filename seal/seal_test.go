@@ -10,12 +10,9 @@ import (
 	"testing"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
 	"github.com/tokenbus/tokenbus/seal"
 	"pgregory.net/rapid"
 )
-
-var _ provider.Sealer = (*seal.Sealer)(nil)
 
 func newSealer(t testing.TB) *seal.Sealer {
 	t.Helper()
