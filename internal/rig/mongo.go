@@ -1,0 +1,47 @@
+package rig
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// sharedMongo is one server for the whole test process: a JVM takes its time
+// to start.
+var sharedMongo = sync.OnceValues(startMongo)
+
+// Mongo returns the URL of a new, empty database on a stand-in for MongoDB
+// (mongo-java-server with the memory backend, which says it is MongoDB 4.4).
+// The server is shared by all tests of the process and ends with it.
+//
+// Of what MongoDB can do it lacks, among others, update pipelines, change
+// streams, transactions, the end of documents by TTL indexes, and users.
+func Mongo(t testing.TB) (url string) {
+	t.Helper()
+	addr, err := sharedMongo()
+	check(t, err)
+	return "mongodb://" + addr + "/t" + strings.ToLower(rand.Text()[:12])
+}
+
+func startMongo() (addr string, err error) {
+	dir, err := built("mongostandin", "pom.xml", "src/main/java/dev/tokenbus/mongostandin/Main.java")
+	if err != nil {
+		return "", err
+	}
+	java, err := exec.LookPath("java")
+	if err != nil {
+		return "", fmt.Errorf("java is missing: %w", errMissing)
+	}
+	path := filepath.Join(dir, "classes") + string(filepath.ListSeparator) + filepath.Join(dir, "lib", "*")
+	_, line, err := start(exec.Command(java,
+		"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", // a quick start
+		"-cp", path, "dev.tokenbus.mongostandin.Main"), "ready ")
+	if err != nil {
+		return "", err
+	}
+	return "127.0.0.1:" + strings.TrimPrefix(line, "ready "), nil
+}
