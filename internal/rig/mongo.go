@@ -22,26 +22,33 @@ var sharedMongo = sync.OnceValues(startMongo)
 // streams, transactions, the end of documents by TTL indexes, and users.
 func Mongo(t testing.TB) (url string) {
 	t.Helper()
-	addr, err := sharedMongo()
+	server, err := sharedMongo()
 	check(t, err)
-	return "mongodb://" + addr + "/t" + strings.ToLower(rand.Text()[:12])
+	return "mongodb://" + server.addr + "/t" + strings.ToLower(rand.Text()[:12])
 }
 
-func startMongo() (addr string, err error) {
+// mongoServer holds on to the process: collected as garbage it would close the
+// server's standard input.
+type mongoServer struct {
+	process *process
+	addr    string
+}
+
+func startMongo() (*mongoServer, error) {
 	dir, err := built("mongostandin", "pom.xml", "src/main/java/dev/tokenbus/mongostandin/Main.java")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	java, err := exec.LookPath("java")
 	if err != nil {
-		return "", fmt.Errorf("java is missing: %w", errMissing)
+		return nil, fmt.Errorf("java is missing: %w", errMissing)
 	}
 	path := filepath.Join(dir, "classes") + string(filepath.ListSeparator) + filepath.Join(dir, "lib", "*")
-	_, line, err := start(exec.Command(java,
+	p, line, err := start(exec.Command(java,
 		"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", // a quick start
 		"-cp", path, "dev.tokenbus.mongostandin.Main"), "ready ")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return "127.0.0.1:" + strings.TrimPrefix(line, "ready "), nil
+	return &mongoServer{p, "127.0.0.1:" + strings.TrimPrefix(line, "ready ")}, nil
 }
