@@ -1,0 +1,251 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbus/tokenbus/events"
+)
+
+// none turns a listener off; embedded and nats choose the built-in server and
+// its buckets; auto and off are values of --refresh-ahead.
+const (
+	none     = "none"
+	embedded = "embedded"
+	onNATS   = "nats"
+	auto     = "auto"
+	off      = "off"
+)
+
+// Bounds of --lease-ttl: below, a busy machine loses its leases; above, a dead
+// worker's accounts wait too long.
+const (
+	minLeaseTTL = time.Second
+	maxLeaseTTL = 10 * time.Minute
+)
+
+// config is a worker's configuration, checked as far as that is possible
+// without touching the network.
+type config struct {
+	NATSURL       string // "embedded" or server URLs, comma-separated
+	NATSListen    string // "none" or host:port
+	NATSAuth      string // "nkey" or "none"
+	NATSCreds     string
+	NATSNKey      string
+	NATSCA        string
+	NATSCert      string
+	NATSKey       string
+	SubjectPrefix string
+
+	StoreURL  string
+	CacheURL  string
+	DataDir   string
+	Keyset    string // "": <DataDir>/keyset.json, made if need be
+	Providers string
+
+	RefreshSkew  time.Duration
+	CacheSkew    time.Duration
+	MinTTL       time.Duration
+	LeaseTTL     time.Duration
+	L1MaxAge     time.Duration
+	RefreshAhead refreshAhead
+
+	HTTPAddr  string // "none" or host:port
+	LogLevel  slog.Level
+	LogFormat string // "auto", "text" or "json"
+	WorkerID  string // "": made up at the start
+}
+
+// refreshAhead is the value of --refresh-ahead: automatic, off, or a time.
+type refreshAhead struct {
+	Auto, Off bool
+	Before    time.Duration
+}
+
+// Embedded reports whether this worker runs its own NATS server.
+func (c config) Embedded() bool { return c.NATSURL == embedded }
+
+// keysetPath is the keyset's file.
+func (c config) keysetPath() string {
+	if c.Keyset != "" {
+		return c.Keyset
+	}
+	return filepath.Join(c.DataDir, "keyset.json")
+}
+
+// readConfig builds the configuration from flags and environment. The error
+// joins every problem there is.
+func readConfig(flag, env lookupFunc) (config, error) {
+	r := newReader(runOptions(), flag, env)
+	c := config{
+		NATSURL:       r.natsURL(),
+		NATSListen:    r.address("nats-listen"),
+		NATSAuth:      r.oneOf("nats-auth", "nkey", none),
+		NATSCreds:     r.file("nats-creds"),
+		NATSNKey:      r.file("nats-nkey"),
+		NATSCA:        r.file("nats-ca"),
+		NATSCert:      r.file("nats-cert"),
+		NATSKey:       r.file("nats-key"),
+		SubjectPrefix: r.get("subject-prefix"),
+		StoreURL:      r.storeURL(),
+		CacheURL:      r.cacheURL(),
+		DataDir:       r.get("data-dir"),
+		Keyset:        r.get("keyset"),
+		Providers:     r.file("providers"),
+		RefreshSkew:   r.duration("refresh-skew", time.Second, 0),
+		CacheSkew:     r.duration("cache-skew", time.Second, 0),
+		MinTTL:        r.duration("min-ttl", time.Second, 0),
+		LeaseTTL:      r.duration("lease-ttl", minLeaseTTL, maxLeaseTTL),
+		L1MaxAge:      r.duration("l1-max-age", time.Millisecond, 0),
+		RefreshAhead:  r.refreshAhead(),
+		HTTPAddr:      r.address("http-addr"),
+		LogFormat:     r.oneOf("log-format", auto, "text", "json"),
+		WorkerID:      r.workerID(),
+	}
+	c.LogLevel = r.logLevel()
+	if _, err := events.NewSubjects(c.SubjectPrefix); err != nil {
+		r.wrong("subject-prefix", c.SubjectPrefix, "want parts of A-Z, a-z, 0-9, _ and -, joined by dots")
+	}
+	if c.DataDir == "" {
+		r.problem("data-dir", "is empty; name a folder")
+	}
+	r.checkNATS(c)
+	r.checkKeyset(c)
+	return c, errors.Join(r.problems...)
+}
+
+// checkNATS checks what belongs together and what excludes each other.
+func (r *reader) checkNATS(c config) {
+	if c.Embedded() {
+		for _, name := range []string{"nats-creds", "nats-nkey", "nats-ca", "nats-cert", "nats-key"} {
+			if r.settings[name].set {
+				r.problem(name, "is for a server at --nats-url, and --nats-url is embedded; leave one of the two out")
+			}
+		}
+		return
+	}
+	for _, name := range []string{"nats-listen", "nats-auth"} {
+		if r.settings[name].set {
+			r.problem(name, "is for the embedded server alone, and --nats-url names another; leave one of the two out")
+		}
+	}
+	if c.NATSCreds != "" && c.NATSNKey != "" {
+		r.problem("nats-nkey", "excludes --nats-creds; give one of the two")
+	}
+	if c.NATSCert != "" && c.NATSKey == "" {
+		r.problem("nats-key", "is missing; --nats-cert needs it")
+	}
+	if c.NATSKey != "" && c.NATSCert == "" {
+		r.problem("nats-cert", "is missing; --nats-key needs it")
+	}
+}
+
+func (r *reader) checkKeyset(c config) {
+	if c.Keyset == "" {
+		if !c.Embedded() {
+			r.problem("keyset", "is missing; a worker that joins a fleet needs a copy of the fleet's keyset (the first worker made it as <data-dir>/keyset.json)")
+		}
+		return
+	}
+	if c.Embedded() {
+		if _, err := os.Stat(c.Keyset); errors.Is(err, fs.ErrNotExist) {
+			return // made at the first start
+		}
+	}
+	r.file("keyset")
+}
+
+func (r *reader) natsURL() string {
+	const name = "nats-url"
+	v := r.get(name)
+	if v == embedded {
+		return v
+	}
+	for one := range strings.SplitSeq(v, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			r.wrong(name, redactURL(v), "want embedded, or nats://host:port, several separated by commas")
+			break
+		}
+	}
+	return v
+}
+
+func (r *reader) storeURL() string {
+	const name = "store-url"
+	v := r.get(name)
+	if v == onNATS {
+		return v
+	}
+	rest, ok := strings.CutPrefix(v, "mongodb://")
+	if !ok {
+		rest, ok = strings.CutPrefix(v, "mongodb+srv://")
+	}
+	if !ok {
+		r.wrong(name, redactURL(v), "want nats, or mongodb://host:port/database")
+		return v
+	}
+	rest, _, _ = strings.Cut(rest, "?")
+	hosts, database, _ := strings.Cut(rest[strings.LastIndex(rest, "@")+1:], "/")
+	switch {
+	case hosts == "":
+		r.wrong(name, redactURL(v), "names no host; want mongodb://host:port/database")
+	case database == "":
+		r.wrong(name, redactURL(v), "names no database; want mongodb://host:port/database")
+	}
+	return v
+}
+
+func (r *reader) cacheURL() string {
+	const name = "cache-url"
+	v := r.get(name)
+	if v == onNATS {
+		return v
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Host == "" || !slices.Contains([]string{"redis", "rediss"}, u.Scheme) {
+		r.wrong(name, redactURL(v), "want nats, redis://host:port/0 or rediss://host:port/0")
+	}
+	return v
+}
+
+func (r *reader) refreshAhead() refreshAhead {
+	const name = "refresh-ahead"
+	switch v := r.get(name); v {
+	case auto:
+		return refreshAhead{Auto: true}
+	case off:
+		return refreshAhead{Off: true}
+	default:
+		d, err := time.ParseDuration(v)
+		if err != nil || d <= 0 {
+			r.wrong(name, v, "want auto, off, or a time such as 10m")
+		}
+		return refreshAhead{Before: d}
+	}
+}
+
+func (r *reader) logLevel() slog.Level {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(r.oneOf("log-level", "debug", "info", "warn", "error"))); err != nil {
+		return slog.LevelInfo // oneOf has noted the problem
+	}
+	return level
+}
+
+func (r *reader) workerID() string {
+	const name = "worker-id"
+	v := r.get(name)
+	if v != "" && !regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`).MatchString(v) {
+		r.wrong(name, v, "want 1 to 100 characters of A-Z, a-z, 0-9, dot, _ and -")
+	}
+	return v
+}
