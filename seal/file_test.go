@@ -176,6 +176,14 @@ func TestLoadRefusesExposedFile(t *testing.T) {
 	if _, err := seal.Load(path); (err == nil) != (os.Geteuid() == 0) {
 		t.Errorf("mode 0440, uid %d: %v", os.Geteuid(), err)
 	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, 1, -1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := seal.Load(path); err == nil {
+			t.Error("mode 0440, owned by uid 1: accepted")
+		}
+	}
 }
 
 func tinkJSON(t testing.TB, h *keyset.Handle) string {
