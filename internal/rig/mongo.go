@@ -16,10 +16,12 @@ var sharedMongo = sync.OnceValues(startMongo)
 
 // Mongo returns the URL of a new, empty database on a stand-in for MongoDB
 // (mongo-java-server with the memory backend, which says it is MongoDB 4.4).
-// The server is shared by all tests of the process and ends with it.
+// The server is shared by all tests of the process and ends with it. It knows
+// no users, and refuses every login as MongoDB refuses a wrong password; it
+// has MongoDB's fail point "failCommand".
 //
 // Of what MongoDB can do it lacks, among others, update pipelines, change
-// streams, transactions, the end of documents by TTL indexes, and users.
+// streams, transactions, the end of documents by TTL indexes.
 func Mongo(t testing.TB) (url string) {
 	t.Helper()
 	server, err := sharedMongo()

@@ -117,6 +117,62 @@ func TestMongoDatabaseIsNew(t *testing.T) {
 	}
 }
 
+func TestMongoFailsOnDemand(t *testing.T) {
+	c := connectMongo(t)
+	fail := func(data bson.D) {
+		t.Helper()
+		data = append(data, bson.E{Key: "failCommands", Value: bson.A{"insert"}},
+			bson.E{Key: "namespace", Value: c.Database().Name() + ".c"})
+		command := bson.D{{Key: "configureFailPoint", Value: "failCommand"}, {Key: "mode", Value: bson.M{"times": 1}}, {Key: "data", Value: data}}
+		if err := c.Database().Client().Database("admin").RunCommand(t.Context(), command).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert := func() error { _, err := c.InsertOne(t.Context(), bson.M{}); return err }
+	count := func(want int64) {
+		t.Helper()
+		if n, err := c.CountDocuments(t.Context(), bson.M{}); n != want || err != nil {
+			t.Errorf("%d documents, %v, want %d", n, err, want)
+		}
+	}
+
+	fail(bson.D{{Key: "errorCode", Value: 91}})
+	if err := insert(); !hasCode(err, 91) {
+		t.Errorf("insert: %v, want code 91", err)
+	}
+	count(0)
+	fail(bson.D{{Key: "closeConnection", Value: true}})
+	if err := insert(); !mongo.IsNetworkError(err) {
+		t.Errorf("insert: %v, want a network error", err)
+	}
+	fail(bson.D{{Key: "writeConcernError", Value: bson.D{{Key: "code", Value: 64}, {Key: "errmsg", Value: "waiting timed out"}}}})
+	if err := insert(); !hasCode(err, 64) {
+		t.Errorf("insert: %v, want code 64", err)
+	}
+	count(1)
+	if err := insert(); err != nil {
+		t.Errorf("insert after the failures: %v", err)
+	}
+	count(2)
+}
+
+func hasCode(err error, code int) bool {
+	e, ok := errors.AsType[mongo.ServerError](err)
+	return ok && e.HasErrorCode(code)
+}
+
+func TestMongoRefusesLogins(t *testing.T) {
+	uri := strings.Replace(rig.Mongo(t), "://", "://user:password@", 1)
+	client, err := mongo.Connect(options.Client().ApplyURI(uri))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Disconnect(context.Background()) }()
+	if err := client.Ping(t.Context(), nil); !hasCode(err, 18) {
+		t.Errorf("ping: %v, want code 18", err)
+	}
+}
+
 type tokens struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
