@@ -150,4 +150,7 @@ type Rotation struct {
 	Heartbeat int64         `json:"heartbeat"`
 	LeaseTTL  time.Duration `json:"lease_ttl"`
 	Attempts  int           `json:"attempts"` // exchanges begun in this doubt, this one included
+	// NoAnswer: the worker itself says that it can no longer be answered, so
+	// nobody needs to wait for its heartbeat to stop.
+	NoAnswer bool `json:"no_answer,omitempty"`
 }

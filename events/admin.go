@@ -45,6 +45,9 @@ type PatchRequest struct {
 	Label    *string                    `json:"label,omitempty"`
 	ProxyURL json.RawMessage            `json:"proxy_url,omitempty"`
 	Extra    map[string]json.RawMessage `json:"extra,omitempty"`
+	// Credentials is another place for ProxyURL and Extra, laid out as in
+	// PutRequest; token fields are refused.
+	Credentials map[string]json.RawMessage `json:"credentials,omitempty"`
 }
 
 // KeyRequest is the body of every other verb on one account.

@@ -64,6 +64,9 @@ const (
 	StatusCleared        = "cleared"
 	StatusDeleted        = "deleted"
 	StatusRecovered      = "recovered"
+	// StatusRefreshing: an exchange begins that ends the old access token at
+	// once; requests wait for it.
+	StatusRefreshing = "refreshing"
 )
 
 type refreshedJSON struct {

@@ -18,6 +18,10 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrHeld: another owner holds the lease.
 	ErrHeld = errors.New("lease is held by another")
+	// ErrMisconfigured: an exchange was not sent because the definition of its
+	// platform lacks something, such as a client secret. It counts as the
+	// outcome [Misconfigured]; no account is to blame.
+	ErrMisconfigured = errors.New("misconfigured")
 )
 
 // Store keeps the account documents. It is the only truth: everything else is
@@ -121,6 +125,8 @@ type Record struct {
 	At          time.Time       `json:"at"`
 	// From are the fingerprints of the tokens that the rotation started from.
 	From account.Fingerprints `json:"from"`
+	// Reason is why the rotation was begun.
+	Reason events.Reason `json:"reason"`
 	// Answer is the sealed [RawAnswer]. It is opaque to every journal.
 	Answer []byte `json:"answer"`
 }
@@ -194,7 +200,8 @@ type Endpoint interface {
 	// Send makes one refresh request: one connection, one request, no
 	// redirect, no retry. It returns what was read from the socket, untouched.
 	// An error that is or wraps a [*SendError] tells whether anything was
-	// sent; any other error means that nothing was.
+	// sent; any other error means that nothing was. An error that wraps
+	// [ErrMisconfigured] is the definition's fault: nothing was sent.
 	Send(ctx context.Context, req SendRequest) (RawAnswer, error)
 	// Judge reads an answer. It is a pure function: the same answer always
 	// gives the same verdict, also when replayed from a journal.

@@ -1,0 +1,446 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+)
+
+// casRounds is how often an operator's change is tried again when something
+// else changed the document in between.
+const casRounds = 8
+
+// Put takes a login: it creates the account or replaces its credentials whole.
+// An error is always an [*events.Error], and then nothing has changed, or the
+// outcome is unknown (unavailable) and the same Put may be sent again.
+func (p *Provider) Put(ctx context.Context, r events.PutRequest) (events.Account, error) {
+	key, c, err := p.readPut(r)
+	if err != nil {
+		return events.Account{}, err
+	}
+	return p.change(ctx, key, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		return p.put(ctx, a, key, c, r)
+	})
+}
+
+// readPut checks what a login says.
+func (p *Provider) readPut(r events.PutRequest) (account.Key, account.Credentials, error) {
+	key, err := account.NewKey(r.Platform, r.ID)
+	if err != nil {
+		return key, account.Credentials{}, events.BadRequest(err.Error())
+	}
+	if r.Type != "oauth" {
+		return key, account.Credentials{}, events.BadRequest(`type: want "oauth"`)
+	}
+	if len(r.Credentials) == 0 {
+		return key, account.Credentials{}, events.BadRequest("credentials: missing")
+	}
+	c, err := account.DecodeCredentials(json.RawMessage(r.Credentials))
+	if err != nil {
+		return key, c, events.BadRequest(err.Error())
+	}
+	if c.AccessToken.IsZero() && c.RefreshToken.IsZero() {
+		return key, c, events.BadRequest("credentials: neither access_token nor refresh_token")
+	}
+	if err := account.CheckProxyURL(c.ProxyURL.Reveal()); err != nil {
+		return key, c, events.BadRequest("credentials.proxy_url: " + err.Error())
+	}
+	return key, p.endpoint.Describe(r.Platform, c), nil
+}
+
+// put makes one attempt. a is nil if there is no document.
+func (p *Provider) put(ctx context.Context, a *account.Account, key account.Key, c account.Credentials, r events.PutRequest) (account.Account, error) {
+	var b account.Account
+	if a != nil {
+		b = a.Clone()
+	}
+	current := account.Version(0)
+	if a != nil && !a.Deleted() {
+		current = a.Version
+	}
+	if r.IfVersion != nil && *r.IfVersion != current {
+		return b, events.BadRequest(fmt.Sprintf("if_version: %s is at version %d", key, current))
+	}
+	fingerprint := p.sealer.Fingerprint(c.RefreshToken)
+	if a != nil && slices.Contains(a.Fingerprints.Spent, fingerprint) {
+		return b, events.BadRequest(fmt.Sprintf("credentials.refresh_token: this fleet has spent it already; %s needs a new login, not an old login file", key))
+	}
+	if current > 0 {
+		old, err := p.open(&b)
+		if err != nil {
+			return b, err
+		}
+		if old.Equal(c) {
+			if r.Label == nil || *r.Label == b.Label {
+				return b, nil
+			}
+			return p.update(ctx, key, account.Guard{Version: b.Version}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: *r.Label}, At: p.now()})
+		}
+	}
+	return p.putNew(ctx, a, b, key, c, r)
+}
+
+// putNew writes a login that differs from what is there.
+func (p *Provider) putNew(ctx context.Context, a *account.Account, b account.Account, key account.Key, c account.Credentials, r events.PutRequest) (account.Account, error) {
+	floor, err := p.floor(ctx, key)
+	if err != nil {
+		return b, err
+	}
+	now := p.now()
+	same := a != nil && !a.Deleted() && a.Fingerprints.Refresh == p.sealer.Fingerprint(c.RefreshToken)
+	b.Key, b.Type, b.DeletedAt = key, "oauth", time.Time{}
+	b.Version, b.Rev = max(b.Version, floor.Version)+1, max(b.Rev, floor.Rev)+1
+	if err := p.setCredentials(&b, c); err != nil {
+		return b, err
+	}
+	if !same { // a rotation of another refresh token is of no use any more
+		b.Rotation, b.Fingerprints.Dead = nil, ""
+	}
+	if b.Fingerprints.Dead == "" && b.Status != account.Disabled || a != nil && a.Deleted() {
+		b.Status = account.Active
+	}
+	b.IssuedAt, b.EarliestRefreshAt, b.ForcedStreak = time.Time{}, time.Time{}, 0
+	b.CooldownUntil, b.Failures, b.LastError = time.Time{}, 0, nil
+	if r.Label != nil {
+		b.Label = *r.Label
+	}
+	if a == nil || a.Deleted() {
+		b.CreatedAt = now
+	}
+	b.UpdatedAt, b.SchemaVersion = now, account.SchemaVersion
+	policy, _ := p.endpoint.Policy(key.Platform())
+	b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
+	b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
+	if a == nil {
+		return b, p.withTimeout(ctx, func(ctx context.Context) error { return p.store.Create(ctx, b) })
+	}
+	return p.update(ctx, key, guardOf(a), account.Change{
+		Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldStatus |
+			account.FieldFailure | account.FieldForced | account.FieldRefreshAt | account.FieldLabel | account.FieldAnnounce |
+			account.FieldDeleted | account.FieldRev,
+		To: b, At: now,
+	})
+}
+
+// guardOf holds as long as nothing that matters has changed since a was read.
+func guardOf(a *account.Account) account.Guard {
+	g := account.Guard{Version: a.Version, Rev: a.Rev, Rotation: account.NoRotation()}
+	if a.Rotation != nil {
+		g.Rotation = &a.Rotation.ID
+	}
+	return g
+}
+
+// floor returns the highest version and rev that peers have seen: a store that
+// lost the account, or went back in time, must not count them again.
+func (p *Provider) floor(ctx context.Context, key account.Key) (events.Bump, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	floor, err := p.publisher.LastBump(ctx, key)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return floor, fmt.Errorf("read the last bump of %s: %w", key, err)
+	}
+	entry, err := p.cache.Get(ctx, key)
+	if err == nil {
+		floor.Version, floor.Rev = max(floor.Version, entry.Version), max(floor.Rev, entry.Rev)
+	}
+	return floor, nil // a cache that is down has also nothing to contradict us with
+}
+
+// change runs an operator's compare-and-set until it wins, and announces what
+// it wrote. f gets nil if there is no document, and returns the document as it
+// is afterwards.
+func (p *Provider) change(ctx context.Context, key account.Key, f func(context.Context, *account.Account) (account.Account, error)) (events.Account, error) {
+	for range casRounds {
+		a, err := p.store.Get(ctx, key)
+		found := &a
+		if errors.Is(err, ErrNotFound) {
+			found, err = nil, nil
+		}
+		if err != nil {
+			return events.Account{}, adminError(key, err)
+		}
+		doc, err := f(ctx, found)
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return events.Account{}, adminError(key, err)
+		}
+		if found == nil || doc.Rev != a.Rev {
+			if err := p.adopt(&doc); err != nil {
+				return events.Account{}, adminError(key, err)
+			}
+		}
+		return events.NewAccount(doc), nil
+	}
+	return events.Account{}, unavailable(retrySoon, "%s: it changes too fast; try again", key)
+}
+
+func adminError(key account.Key, err error) *events.Error {
+	if e, ok := errors.AsType[*events.Error](err); ok {
+		return e
+	}
+	return unavailable(retrySoon, "%s: %v", key, err)
+}
+
+// existing wraps f for verbs that need an account.
+func (p *Provider) existing(ctx context.Context, r events.KeyRequest, f func(context.Context, *account.Account) (account.Account, error)) (events.Account, error) {
+	key, err := account.NewKey(r.Platform, r.ID)
+	if err != nil {
+		return events.Account{}, events.BadRequest(err.Error())
+	}
+	return p.change(ctx, key, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		if a == nil || a.Deleted() {
+			return account.Account{}, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
+		}
+		return f(ctx, a)
+	})
+}
+
+// Get returns what an operator may see of an account.
+func (p *Provider) Get(ctx context.Context, r events.KeyRequest) (events.Account, error) {
+	return p.existing(ctx, r, func(_ context.Context, a *account.Account) (account.Account, error) { return *a, nil })
+}
+
+// List returns accounts in the order of their keys.
+func (p *Provider) List(ctx context.Context, r events.ListRequest) (events.ListReply, error) {
+	switch {
+	case r.Limit < 0 || r.Limit > events.MaxListLimit:
+		return events.ListReply{}, events.BadRequest(fmt.Sprintf("limit: want 1 to %d", events.MaxListLimit))
+	case r.Status != "" && r.Status != account.Active && r.Status != account.Disabled && r.Status != account.ReauthRequired:
+		return events.ListReply{}, events.BadRequest("status: want active, disabled or reauth_required")
+	case r.Limit == 0:
+		r.Limit = events.DefaultListLimit
+	}
+	if r.Platform != "" {
+		if _, err := account.NewKey(r.Platform, "x"); err != nil {
+			return events.ListReply{}, events.BadRequest("platform: " + err.Error())
+		}
+	}
+	if r.Cursor != "" {
+		if _, err := account.ParseKey(r.Cursor); err != nil {
+			return events.ListReply{}, events.BadRequest("cursor: not one that a list has returned")
+		}
+	}
+	docs, err := p.store.List(ctx, ListQuery{Platform: r.Platform, Status: r.Status, After: r.Cursor, Limit: r.Limit + 1})
+	if err != nil {
+		return events.ListReply{}, unavailable(retrySoon, "list accounts: %v", err)
+	}
+	reply := events.ListReply{Accounts: []events.Account{}}
+	if len(docs) > r.Limit {
+		docs = docs[:r.Limit]
+		reply.NextCursor = docs[len(docs)-1].Key.String()
+	}
+	for _, a := range docs {
+		reply.Accounts = append(reply.Accounts, events.NewAccount(a))
+	}
+	return reply, nil
+}
+
+// Patch changes the label, the proxy or extra fields and leaves the tokens. A
+// rotation that runs merges over it.
+func (p *Provider) Patch(ctx context.Context, r events.PatchRequest) (events.Account, error) {
+	edit, err := readPatch(r)
+	if err != nil {
+		return events.Account{}, err
+	}
+	return p.existing(ctx, events.KeyRequest{Platform: r.Platform, ID: r.ID}, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		b := a.Clone()
+		c, err := p.open(&b)
+		if err != nil {
+			return b, err
+		}
+		if r.Label != nil {
+			b.Label = *r.Label
+		}
+		next := edit(c)
+		if next.Equal(c) {
+			if b.Label == a.Label {
+				return b, nil
+			}
+			return p.update(ctx, a.Key, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: b, At: p.now()})
+		}
+		if err := p.setCredentials(&b, next); err != nil {
+			return b, err
+		}
+		b.Version++
+		b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
+		return p.update(ctx, a.Key, account.Guard{Version: a.Version}, account.Change{
+			Fields: account.FieldVersion | account.FieldCredentials | account.FieldLabel | account.FieldAnnounce,
+			To:     b, BumpRev: true, At: p.now(),
+		})
+	})
+}
+
+// tokenFields are the fields that a patch may not touch.
+var tokenFields = []string{"access_token", "refresh_token", "id_token", "token_type", "scope", "expires_at", "client_id", "client_secret"}
+
+// readPatch checks a patch and returns what it does to credentials.
+func readPatch(r events.PatchRequest) (func(account.Credentials) account.Credentials, error) {
+	fields := map[string]json.RawMessage{}
+	maps.Copy(fields, r.Extra)
+	maps.Copy(fields, r.Credentials)
+	for _, name := range tokenFields {
+		if _, ok := fields[name]; ok {
+			return nil, events.BadRequest("credentials." + name + ": a patch leaves the tokens; use accounts.put")
+		}
+	}
+	proxy, hasProxy := fields["proxy_url"]
+	delete(fields, "proxy_url")
+	if len(r.ProxyURL) > 0 {
+		proxy, hasProxy = r.ProxyURL, true
+	}
+	var url *string
+	if hasProxy {
+		if err := json.Unmarshal(proxy, &url); err != nil {
+			return nil, events.BadRequest("proxy_url: want a string or null")
+		}
+		if url == nil {
+			url = new("")
+		}
+		if err := account.CheckProxyURL(*url); err != nil {
+			return nil, events.BadRequest("proxy_url: " + err.Error())
+		}
+	}
+	return func(c account.Credentials) account.Credentials {
+		if url != nil {
+			c.ProxyURL = account.NewSecret(*url)
+		}
+		c.Extra = maps.Clone(c.Extra)
+		for name, raw := range fields {
+			if string(raw) == "null" {
+				delete(c.Extra, name)
+				continue
+			}
+			if c.Extra == nil {
+				c.Extra = account.Extra{}
+			}
+			c.Extra[name] = raw
+		}
+		if len(c.Extra) == 0 {
+			c.Extra = nil
+		}
+		return c
+	}, nil
+}
+
+// Delete erases the credentials and leaves a tombstone.
+func (p *Provider) Delete(ctx context.Context, r events.KeyRequest) (events.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		b := account.Account{
+			Key: a.Key, Type: a.Type, Version: a.Version + 1, Fingerprints: account.Fingerprints{Spent: a.Fingerprints.Spent},
+			AnnouncePending: true, Reason: "", DeletedAt: p.now(),
+		}
+		return p.update(ctx, a.Key, account.Guard{Version: a.Version}, account.Change{
+			Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldFailure |
+				account.FieldForced | account.FieldRefreshAt | account.FieldLabel | account.FieldAnnounce | account.FieldDeleted,
+			To: b, BumpRev: true, At: p.now(),
+		})
+	})
+	return p.told(doc, err, events.StatusDeleted, "an operator deleted the account")
+}
+
+// Enable undoes Disable and nothing else.
+func (p *Provider) Enable(ctx context.Context, r events.KeyRequest) (events.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		if a.Status != account.Disabled {
+			return *a, nil
+		}
+		status := account.Active
+		if a.HasRefreshToken() && a.Fingerprints.Dead == a.Fingerprints.Refresh {
+			status = account.ReauthRequired
+		}
+		return p.setStatus(ctx, a, status)
+	})
+	return p.told(doc, err, events.StatusEnabled, "an operator enabled the account")
+}
+
+// Disable stops the account: no token, no refresh, until Enable.
+func (p *Provider) Disable(ctx context.Context, r events.KeyRequest) (events.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		if a.Status == account.Disabled {
+			return *a, nil
+		}
+		return p.setStatus(ctx, a, account.Disabled)
+	})
+	return p.told(doc, err, events.StatusDisabled, "an operator disabled the account")
+}
+
+func (p *Provider) setStatus(ctx context.Context, a *account.Account, s account.Status) (account.Account, error) {
+	return p.update(ctx, a.Key, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
+		Fields: account.FieldStatus | account.FieldAnnounce, BumpRev: true, At: p.now(),
+		To: account.Account{Status: s, AnnouncePending: true, Reason: pendingReason(a)},
+	})
+}
+
+// pendingReason keeps the event of an announcement that is still open.
+func pendingReason(a *account.Account) string {
+	if a.AnnouncePending {
+		return a.Reason
+	}
+	return ""
+}
+
+// ClearError says "try again": back-off, failures and the mark of a refused
+// refresh token go, and every cached copy is dropped. A rotation in doubt
+// stays.
+func (p *Provider) ClearError(ctx context.Context, r events.KeyRequest) (events.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+		b := a.Clone()
+		b.Fingerprints.Dead = ""
+		b.CooldownUntil, b.Failures, b.LastError = time.Time{}, 0, nil
+		if b.Status != account.Disabled {
+			b.Status = account.Active
+		}
+		policy, _ := p.endpoint.Policy(a.Key.Platform())
+		b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
+		b.AnnouncePending, b.Reason = true, pendingReason(a)
+		return p.update(ctx, a.Key, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
+			Fields: account.FieldFingerprints | account.FieldFailure | account.FieldStatus | account.FieldRefreshAt | account.FieldAnnounce,
+			To:     b, BumpRev: true, At: p.now(),
+		})
+	})
+	return p.told(doc, err, events.StatusCleared, "an operator cleared the error")
+}
+
+// Refresh forces a refresh and waits for it as long as ctx allows. Force also
+// ends the wait of a rotation in doubt.
+func (p *Provider) Refresh(ctx context.Context, r events.KeyRequest) (events.Account, error) {
+	before, err := p.Get(ctx, r)
+	if err != nil {
+		return before, err
+	}
+	key := before.Key()
+	w := want{over: before.Version, reason: events.ReasonForced, operator: true, force: r.Force}
+	for range maxRounds {
+		err := p.await(ctx, p.refresh(key, w))
+		now, gerr := p.Get(ctx, r)
+		switch {
+		case err != nil:
+			return events.Account{}, wireError(ctx, key, err)
+		case gerr != nil:
+			return events.Account{}, gerr
+		case now.Version > before.Version:
+			return now, nil
+		}
+		// The flight that was joined wanted less than we do.
+	}
+	return events.Account{}, unavailable(retrySoon, "%s: no refresh came about", key)
+}
+
+// told publishes the status event of a successful verb.
+func (p *Provider) told(doc events.Account, err error, code, message string) (events.Account, error) {
+	if err == nil {
+		a := account.Account{Key: doc.Key(), Status: doc.Status}
+		p.tell(&a, code, message, time.Time{})
+	}
+	return doc, err
+}

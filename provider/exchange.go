@@ -1,0 +1,174 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+)
+
+// exchange sends the refresh token of a begun rotation, once, and sees to it
+// that the outcome is written. It runs to its end whatever becomes of those
+// who wait. started is when the record's write was begun.
+func (p *Provider) exchange(ctx context.Context, a *account.Account, c account.Credentials, w want, policy Policy, started time.Duration) error {
+	if !policy.ServeWhileRefreshing {
+		p.l1.update(a.Key, func(e *l1Entry) { e.busy = p.clock.Now().Add(policy.Timeout) })
+		p.tellNow(ctx, a, events.StatusRefreshing, "the endpoint ends the old access token during a refresh", p.clock.Now().Add(policy.Timeout))
+	}
+	beat := p.startHeartbeat(ctx, a, started)
+	raw, sendErr := p.endpoint.Send(ctx, SendRequest{Platform: a.Key.Platform(), Credentials: c, BeforeFirstByte: beat.allow})
+	rec := Record{
+		Key: a.Key, RotationID: a.Rotation.ID, FromVersion: a.Version, Worker: p.worker, Host: p.host, At: p.now(),
+		From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}, Reason: w.reason,
+	}
+	verdict := unanswered(sendErr)
+	if sendErr == nil {
+		rec.At = millis(raw.ReceivedAt)
+		if err := p.stash(ctx, &rec, raw); err != nil {
+			p.log.Error("answer is not in the spool; it goes to the store at once", "account", a.Key.String(), "error", err)
+		}
+		verdict = p.endpoint.Judge(a.Key.Platform(), raw)
+	}
+	beat.stop()
+	p.stats.exchanged(a.Key.Platform(), verdict.Outcome)
+	p.log.Info("exchange", "account", a.Key.String(), "version", a.Version, "outcome", verdict.Outcome, "code", verdict.Code, "attempt", a.Rotation.Attempts)
+	p.judgeProvider(a.Key, verdict)
+	return p.settleUntilDone(ctx, rec, verdict)
+}
+
+// notSent is the outcome of an exchange that never left this machine. It never
+// comes from an endpoint.
+const notSent Outcome = "not_sent"
+
+// unanswered is the verdict on a request that brought no answer.
+func unanswered(err error) Verdict {
+	if err == nil {
+		return Verdict{}
+	}
+	if e, ok := errors.AsType[*SendError](err); ok && e.Sent {
+		return Verdict{Outcome: Unknown, Code: "no_answer", Message: "the request was sent and no answer came: " + err.Error()}
+	}
+	return Verdict{Outcome: notSent, Code: "not_sent", Message: "the request could not be sent: " + err.Error()}
+}
+
+// stash seals the answer and puts it into the spool before anything else is
+// done with it.
+func (p *Provider) stash(ctx context.Context, rec *Record, raw RawAnswer) error {
+	plain, err := json.Marshal(raw)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	if rec.Answer, err = p.sealer.Seal(plain, associated(rec.Key, fieldAnswer)); err != nil {
+		return fmt.Errorf("seal answer: %w", err)
+	}
+	return p.spool.Stash(ctx, *rec)
+}
+
+// settleUntilDone writes the outcome, again and again until the store has it.
+// Before the second attempt the answer is made durable beside the store.
+func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) error {
+	secured := len(rec.Answer) == 0
+	for attempt := 1; ; attempt++ {
+		result, err := p.settle(ctx, rec, v)
+		if err == nil {
+			p.forget(ctx, rec, attempt > 1)
+			return result
+		}
+		p.log.Warn("outcome of an exchange is not saved yet", "account", rec.Key.String(), "attempt", attempt, "error", err)
+		if !secured {
+			secured = p.secure(ctx, rec)
+		}
+		select {
+		case <-p.clock.After(p.infra.Delay(attempt, p.random())):
+		case <-ctx.Done():
+			p.stats.undone.Add(1)
+			return unavailable(retrySoon, "%s: the account store does not take the new credentials; they wait in the journal", rec.Key)
+		}
+	}
+}
+
+// heartbeat keeps the rotation's record alive while its worker waits for the
+// endpoint, and forbids the first byte once it can't be sure of that.
+type heartbeat struct {
+	p        *Provider
+	key      account.Key
+	rotation account.Rotation // the goroutine's own copy
+	cancel   context.CancelFunc
+	done     chan struct{}
+
+	mu       sync.Mutex    // guards what follows
+	deadline time.Duration // on the Elapsed clock: nothing is sent from here on
+	lost     bool          // the record is another's
+	sent     bool
+}
+
+var errFenced = errors.New("the rotation's heartbeat is too old to send anything")
+
+func (p *Provider) startHeartbeat(ctx context.Context, a *account.Account, started time.Duration) *heartbeat {
+	ctx, cancel := context.WithCancel(ctx)
+	h := &heartbeat{
+		p: p, key: a.Key, rotation: *a.Rotation, cancel: cancel, done: make(chan struct{}),
+		deadline: started + a.Rotation.LeaseTTL,
+	}
+	go h.run(ctx)
+	return h
+}
+
+// allow is asked right before the first byte of the request leaves. What is
+// left: a process that is frozen between this check and the write.
+func (h *heartbeat) allow() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lost || h.p.clock.Elapsed() >= h.deadline {
+		return errFenced
+	}
+	h.sent = true
+	return nil
+}
+
+func (h *heartbeat) stop() {
+	h.cancel()
+	<-h.done
+}
+
+func (h *heartbeat) run(ctx context.Context) {
+	defer close(h.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.p.clock.After(h.rotation.LeaseTTL / 3):
+		}
+		if !h.beat(ctx) {
+			return
+		}
+	}
+}
+
+// beat writes one heartbeat and reports whether to go on.
+func (h *heartbeat) beat(ctx context.Context) bool {
+	started := h.p.clock.Elapsed()
+	h.rotation.Heartbeat++
+	h.mu.Lock()
+	if h.sent {
+		h.rotation.State = account.RotationSent
+	}
+	h.mu.Unlock()
+	_, err := h.p.update(ctx, h.key, account.Guard{Rotation: &h.rotation.ID}, account.Change{
+		Fields: account.FieldRotation, At: h.p.now(), To: account.Account{Rotation: &h.rotation},
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case err == nil:
+		h.deadline = started + h.rotation.LeaseTTL
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
+		h.lost = true
+	}
+	return !h.lost
+}

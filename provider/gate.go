@@ -1,0 +1,95 @@
+package provider
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
+)
+
+// slotPatience is how long a flight waits for its turn at an endpoint.
+const slotPatience = 2 * time.Second
+
+// gates guard the endpoints of this process: how many exchanges run at once,
+// and whether any should.
+type gates struct {
+	mu sync.Mutex // guards m
+	m  map[string]*gate
+}
+
+type gate struct {
+	slots   chan struct{}
+	breaker *backoff.Breaker
+}
+
+func (p *Provider) gate(platform string, policy Policy) *gate {
+	p.gates.mu.Lock()
+	defer p.gates.mu.Unlock()
+	g := p.gates.m[platform]
+	if g == nil {
+		breaker, err := backoff.NewBreaker(backoff.BreakerConfig{Rand: p.random, ProbeTimeout: policy.Timeout + time.Minute})
+		if err != nil {
+			panic("provider: breaker: " + err.Error()) // its defaults are valid
+		}
+		g = &gate{make(chan struct{}, max(1, policy.MaxConcurrent)), breaker}
+		p.gates.m[platform] = g
+	}
+	return g
+}
+
+// slot lets an exchange with the platform's endpoint pass, or says why not.
+// The caller releases it, and reports what came of it to judgeProvider.
+func (p *Provider) slot(ctx context.Context, key account.Key, policy Policy) (release func(), err error) {
+	g := p.gate(key.Platform(), policy)
+	select {
+	case g.slots <- struct{}{}:
+	default:
+		select {
+		case g.slots <- struct{}{}:
+		case <-p.clock.After(slotPatience):
+			return nil, unavailable(retrySoon, "%s: as many exchanges with its endpoint run as are allowed", key)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if ok, after := g.breaker.Allow(p.clock.Now()); !ok {
+		<-g.slots
+		hold := unavailable(after, "%s: its provider's endpoint fails for everybody and is left alone for a while", key)
+		p.holdOff(key, p.clock.Now().Add(after), hold)
+		return nil, hold
+	}
+	return func() {
+		// After a report this changes nothing; without one, nothing was learnt.
+		g.breaker.Cancel(p.clock.Now())
+		<-g.slots
+	}, nil
+}
+
+// judgeProvider draws from one exchange what it says of the endpoint.
+func (p *Provider) judgeProvider(key account.Key, v Verdict) {
+	policy, _ := p.endpoint.Policy(key.Platform())
+	breaker := p.gate(key.Platform(), policy).breaker
+	now := p.clock.Now()
+	switch v.Outcome {
+	case Misconfigured:
+		breaker.Trip(now, v.RetryAfter)
+		p.log.Error("provider is misconfigured; its circuit is open", "platform", key.Platform(), "code", v.Code, "message", v.Message)
+	case Transient, notSent:
+		breaker.Failure(now, key.String())
+	case Granted, Rejected, Throttled:
+		breaker.Success()
+	}
+}
+
+// providerClosedFor is how long the platform's circuit stays open.
+func (p *Provider) providerClosedFor(platform string) time.Duration {
+	policy, _ := p.endpoint.Policy(platform)
+	ok, after := p.gate(platform, policy).breaker.Allow(p.clock.Now())
+	if ok {
+		p.gate(platform, policy).breaker.Cancel(p.clock.Now())
+		return retrySoon
+	}
+	return after
+}

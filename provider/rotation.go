@@ -1,0 +1,270 @@
+package provider
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+)
+
+// How a flight waits for another worker's rotation.
+const (
+	pollFirst = 100 * time.Millisecond
+	pollMax   = time.Second
+)
+
+// rotate brings the account over w.over, by whoever does it: it is the body of
+// a flight. It returns nil once something newer is in the store and in L1.
+func (p *Provider) rotate(key account.Key, w want) error {
+	news := p.listen(key)
+	defer p.unlisten(key, news)
+	lease, held := p.tryLease(key)
+	defer func() { p.releaseLease(lease) }()
+	deadline := p.clock.Elapsed() + p.patience(key.Platform())
+	for poll := pollFirst; ; poll = min(2*poll, pollMax) {
+		if held && w.reason == events.ReasonExpiry {
+			return nil // ahead of need, and another worker is at it
+		}
+		again, err := p.advance(p.base, key, w, held)
+		if !again {
+			return err
+		}
+		if p.clock.Elapsed() > deadline {
+			return unavailable(retrySoon, "%s: another worker's refresh takes long", key)
+		}
+		select {
+		case <-news:
+			poll = pollFirst
+		case <-p.clock.After(poll):
+		case <-p.stopping:
+			return errStopping()
+		}
+		if lease == nil {
+			lease, held = p.tryLease(key)
+		}
+	}
+}
+
+func unavailable(after time.Duration, format string, args ...any) *events.Error {
+	return &events.Error{Code: events.CodeUnavailable, Message: fmt.Sprintf(format, args...), RetryAfter: atLeast(after)}
+}
+
+func errStopping() *events.Error { return unavailable(retrySoon, "this worker is stopping") }
+
+// patience is how long a flight waits for another worker: past it a silent
+// one's rotation has been judged.
+func (p *Provider) patience(platform string) time.Duration {
+	policy, _ := p.endpoint.Policy(platform)
+	return 2*p.timing.LeaseTTL + policy.Timeout
+}
+
+// tryLease takes the lease. held says that another worker has it; a backend
+// that is out of reach holds nobody up.
+func (p *Provider) tryLease(key account.Key) (lease Lease, held bool) {
+	ctx, cancel := context.WithTimeout(p.base, cacheTimeout)
+	defer cancel()
+	lease, err := p.locker.Acquire(ctx, key)
+	if err == nil {
+		return lease, false
+	}
+	if !errors.Is(err, ErrHeld) {
+		p.log.Debug("lease backend is out of reach; going on without", "account", key.String(), "error", err)
+	}
+	return nil, errors.Is(err, ErrHeld)
+}
+
+func (p *Provider) releaseLease(lease Lease) {
+	if lease == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.base), cacheTimeout)
+	defer cancel()
+	lease.Release(ctx)
+}
+
+// advance reads the account, decides, and takes one step. again says that
+// another worker is at it: look again later.
+func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bool) (again bool, err error) {
+	a, err := p.get(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	policy, known := p.endpoint.Policy(key.Platform())
+	rules := Rules{Now: p.clock.Now(), Timing: p.timing, Policy: policy, Force: w.force, Exempt: w.operator}
+	plan := Decide(&a, w.over, w.reason, p.sights.look(&a, p.clock.Elapsed()), rules)
+	switch plan.Step {
+	case StepDone:
+		return false, p.adopt(&a)
+	case StepWait:
+		return true, nil
+	case StepRefuse:
+		return false, p.refuse(&a, plan.Err, rules.Now)
+	}
+	if held {
+		return true, nil // the lease's owner is about to do it
+	}
+	if a.Rotation != nil {
+		// What was answered already must be saved before anything is sent.
+		switch found, err := p.replayAccount(ctx, key); {
+		case err != nil:
+			return false, p.blocked(ctx, &a, err)
+		case found:
+			return true, nil
+		}
+	}
+	if plan.Step == StepInDoubt {
+		return false, p.doubt(ctx, &a, plan.At)
+	}
+	if !known {
+		return false, unavailable(time.Minute, "%s: no provider %q is defined; add it to the file of --providers", key, key.Platform())
+	}
+	return p.begin(ctx, &a, w, policy)
+}
+
+// get reads the document that decides.
+func (p *Provider) get(ctx context.Context, key account.Key) (account.Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	a, err := p.store.Get(ctx, key)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		p.l1.offer(&view{key: key, gone: true}, p.clock.Now(), true)
+		return a, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
+	case err != nil:
+		p.log.Debug("read store", "account", key.String(), "error", err)
+		return a, unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", key)
+	}
+	return a, nil
+}
+
+// adopt takes over what somebody else brought.
+func (p *Provider) adopt(a *account.Account) error {
+	v, err := p.learn(a)
+	if err != nil {
+		return err
+	}
+	p.background(func(ctx context.Context) {
+		if a.AnnouncePending {
+			p.announce(ctx, a)
+		} else {
+			p.shareView(ctx, v)
+		}
+	})
+	return nil
+}
+
+// refuse passes on why there is no refresh now, and remembers it for as long
+// as it is sure to last.
+func (p *Provider) refuse(a *account.Account, e *events.Error, now time.Time) error {
+	if _, err := p.learn(a); err != nil {
+		return err
+	}
+	if a.CooldownUntil.After(now) && e.Code == events.CodeCoolingDown {
+		p.holdOff(a.Key, a.CooldownUntil, e)
+	}
+	return e
+}
+
+// doubt leaves a rotation whose worker is gone until a second send is allowed,
+// and says so once.
+func (p *Provider) doubt(ctx context.Context, a *account.Account, until time.Time) error {
+	r := *a.Rotation
+	text := fmt.Sprintf("worker %s on host %s began to refresh %s and is gone; if the answer reached it, it lies in that host's spool; the refresh token is not sent again before %s",
+		r.Worker, r.Host, a.Key, until.UTC().Format(time.RFC3339))
+	if r.State != account.RotationInDoubt {
+		r.State = account.RotationInDoubt
+		now := p.now()
+		doc, err := p.update(ctx, a.Key, account.Guard{Rotation: &a.Rotation.ID, Heartbeat: &a.Rotation.Heartbeat}, account.Change{
+			Fields: account.FieldRotation | account.FieldRefreshAt, At: now,
+			To: account.Account{Rotation: &r, RefreshAt: millis(later(until, now.Add(time.Second)))},
+		})
+		if err == nil {
+			p.log.Warn("rotation in doubt", "account", a.Key.String(), "version", a.Version, "worker", r.Worker, "host", r.Host, "until", until)
+			p.tell(&doc, events.StatusInDoubt, text, time.Time{})
+		}
+	}
+	hold := unavailable(until.Sub(p.clock.Now()), "%s", text)
+	// Not for long: an operator, a login or the lost worker may end it.
+	p.holdOff(a.Key, p.clock.Now().Add(min(until.Sub(p.clock.Now()), p.timing.LeaseTTL)), hold)
+	return hold
+}
+
+// blocked reports a journal that can't be read: nothing may be sent then.
+func (p *Provider) blocked(ctx context.Context, a *account.Account, cause error) error {
+	p.log.Error("journal blocks the exchange", "account", a.Key.String(), "error", cause)
+	p.tell(a, events.StatusJournalBlocked, "an answer of the token endpoint may wait in a journal that can't be read: "+cause.Error(), time.Time{})
+	hold := unavailable(p.timing.LeaseTTL, "%s: a journal record can't be read; nothing is sent before it can", a.Key)
+	p.holdOff(a.Key, p.clock.Now().Add(p.timing.LeaseTTL), hold)
+	return hold
+}
+
+// begin writes the rotation's record and, if it won, makes the exchange.
+func (p *Provider) begin(ctx context.Context, a *account.Account, w want, policy Policy) (again bool, err error) {
+	release, err := p.slot(ctx, a.Key, policy)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	if err := p.storeBehind(ctx, a); err != nil {
+		return false, err
+	}
+	c, err := p.open(a)
+	if err != nil {
+		return false, err
+	}
+	r := &account.Rotation{
+		ID: rand.Text(), Worker: p.worker, Host: p.host, State: account.RotationBegun,
+		FromVersion: a.Version, StartedAt: p.now(), LeaseTTL: p.timing.LeaseTTL, Attempts: 1,
+	}
+	guard := account.Guard{Version: a.Version, Rotation: account.NoRotation()}
+	if a.Rotation != nil {
+		guard.Rotation, guard.Heartbeat = &a.Rotation.ID, &a.Rotation.Heartbeat
+		r.Attempts = a.Rotation.Attempts + 1
+		p.log.Warn("rotation taken over; the refresh token may be sent a second time", "account", a.Key.String(),
+			"version", a.Version, "worker", a.Rotation.Worker, "attempt", r.Attempts)
+	}
+	started := p.clock.Elapsed()
+	doc, err := p.update(ctx, a.Key, guard, account.Change{
+		Fields: account.FieldRotation | account.FieldRefreshAt, At: p.now(),
+		// Due again if nobody ends the rotation.
+		To: account.Account{Rotation: r, RefreshAt: millis(p.clock.Now().Add(p.patience(a.Key.Platform())))},
+	})
+	switch {
+	case errors.Is(err, ErrConflict):
+		return true, nil
+	case err != nil:
+		doc, err = p.store.Get(ctx, a.Key) // done, or not done?
+		if err != nil || doc.Rotation == nil || doc.Rotation.ID != r.ID {
+			return false, unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", a.Key)
+		}
+	}
+	return false, p.exchange(ctx, &doc, c, w, policy, started)
+}
+
+// storeBehind refuses to exchange for a document that is older than what peers
+// have been told: a restored backup holds a refresh token that is spent.
+func (p *Provider) storeBehind(ctx context.Context, a *account.Account) error {
+	ctx, cancel := context.WithTimeout(ctx, cacheTimeout)
+	defer cancel()
+	bump, err := p.publisher.LastBump(ctx, a.Key)
+	if err != nil || bump.Version <= a.Version {
+		return nil
+	}
+	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it", a.Version, bump.Version)
+	p.log.Error("store is behind", "account", a.Key.String(), "version", a.Version, "announced", bump.Version)
+	p.tell(a, events.StatusStoreBehind, text, time.Time{})
+	hold := unavailable(p.timing.LeaseTTL, "%s: %s", a.Key, text)
+	p.holdOff(a.Key, p.clock.Now().Add(p.timing.LeaseTTL), hold)
+	return hold
+}
+
+// update is a compare-and-set with the store's patience.
+func (p *Provider) update(ctx context.Context, key account.Key, g account.Guard, c account.Change) (account.Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return p.store.Update(ctx, key, g, c)
+}

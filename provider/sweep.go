@@ -1,0 +1,99 @@
+package provider
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+)
+
+// How often a worker looks for work that nobody brings.
+const (
+	dueEvery     = time.Second
+	pendingEvery = 2 * time.Second
+	journalEvery = 5 * time.Second
+
+	sweepLimit = 128 // accounts per look
+	maxAheadOf = 256 // flights beyond which nothing is refreshed ahead of need
+)
+
+// Run saves what the last start left in the spool, then looks for due
+// refreshes, lost announcements and waiting journal records until ctx ends.
+func (p *Provider) Run(ctx context.Context) error {
+	p.replayAll(ctx)
+	var loops sync.WaitGroup
+	loops.Go(func() { p.every(ctx, dueEvery, p.refreshDue) })
+	loops.Go(func() { p.every(ctx, pendingEvery, p.announcePending) })
+	loops.Go(func() { p.every(ctx, journalEvery, p.replayAll) })
+	loops.Wait()
+	return nil
+}
+
+// every calls f again and again, with a jitter that keeps workers apart.
+func (p *Provider) every(ctx context.Context, d time.Duration, f func(context.Context)) {
+	for {
+		wait := d/2 + time.Duration(p.random()*float64(d))
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.stopping:
+			return
+		case <-p.clock.After(wait):
+			f(ctx)
+		}
+	}
+}
+
+// refreshDue starts the refreshes that are due, ahead of need.
+func (p *Provider) refreshDue(ctx context.Context) {
+	if p.flights.len() > maxAheadOf {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	keys, err := p.store.Due(ctx, p.clock.Now(), sweepLimit)
+	if err != nil {
+		p.log.Debug("look for due accounts", "error", err)
+		return
+	}
+	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	for _, key := range keys {
+		p.flights.start(key, func() error { return p.rotateDue(key) })
+	}
+}
+
+// rotateDue refreshes an account at the version that it has.
+func (p *Provider) rotateDue(key account.Key) error {
+	a, err := p.get(p.base, key)
+	if err != nil || a.Deleted() || a.RefreshAt.IsZero() || a.RefreshAt.After(p.clock.Now()) {
+		return err
+	}
+	if e := p.l1.get(key); e != nil && e.hold != nil && e.hold.until.After(p.clock.Now()) {
+		return nil
+	}
+	return p.rotate(key, want{over: a.Version, reason: events.ReasonExpiry})
+}
+
+// announcePending repeats announcements that a crash or a fault left open.
+func (p *Provider) announcePending(ctx context.Context) {
+	lctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	keys, err := p.store.Pending(lctx, sweepLimit)
+	cancel()
+	if err != nil {
+		p.log.Debug("look for pending announcements", "error", err)
+		return
+	}
+	for _, key := range keys {
+		a, err := p.get(ctx, key)
+		// A fresh one is being announced by whoever wrote it.
+		if err != nil || !a.AnnouncePending || p.clock.Now().Sub(a.UpdatedAt) < pendingEvery {
+			continue
+		}
+		if _, err := p.learn(&a); err == nil {
+			p.announce(ctx, &a)
+		}
+	}
+}

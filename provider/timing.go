@@ -1,0 +1,147 @@
+package provider
+
+import (
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+)
+
+// Timing says how long before its end a token is still good for what. All
+// fields are durations before the access token's expiry unless said otherwise.
+type Timing struct {
+	RefreshSkew time.Duration // a request starts a refresh
+	CacheSkew   time.Duration // an entry of the shared cache ends
+	MinTTL      time.Duration // a reply's token lives at least this much longer
+	LeaseTTL    time.Duration // how long a silent worker keeps its lease and its rotation
+	L1MaxAge    time.Duration // how long L1 is trusted without a look at the shared version
+	// RefreshAhead is when a proactive refresh begins: RefreshAheadAuto, RefreshAheadOff or a duration.
+	RefreshAhead time.Duration
+}
+
+// Special values of [Timing.RefreshAhead].
+const (
+	RefreshAheadAuto time.Duration = 0  // a third of the lifetime, at most 30 min, never under the refresh skew
+	RefreshAheadOff  time.Duration = -1 // only requests refresh
+)
+
+// DefaultTiming returns the documented defaults.
+func DefaultTiming() Timing {
+	return Timing{
+		RefreshSkew: 3 * time.Minute, CacheSkew: 5 * time.Minute, MinTTL: 30 * time.Second,
+		LeaseTTL: 30 * time.Second, L1MaxAge: 30 * time.Second,
+	}
+}
+
+// share returns want, but at most the given part of a lifetime that is known:
+// without it a token of 40 s would be refreshed in a loop.
+func share(want, lifetime time.Duration, part int) time.Duration {
+	if lifetime > 0 {
+		return min(want, lifetime/time.Duration(part))
+	}
+	return want
+}
+
+func (t Timing) refreshSkew(lifetime time.Duration) time.Duration {
+	return share(t.RefreshSkew, lifetime, 3)
+}
+
+func (t Timing) cacheSkew(lifetime time.Duration) time.Duration {
+	return share(t.CacheSkew, lifetime, 3)
+}
+
+func (t Timing) minTTL(lifetime time.Duration) time.Duration { return share(t.MinTTL, lifetime, 4) }
+
+// maxAhead caps the automatic refresh-ahead.
+const maxAhead = 30 * time.Minute
+
+func (t Timing) refreshAhead(lifetime time.Duration) time.Duration {
+	ahead := share(t.RefreshAhead, lifetime, 2)
+	if t.RefreshAhead == RefreshAheadAuto {
+		ahead = maxAhead
+		if lifetime > 0 {
+			ahead = min(lifetime/3, maxAhead)
+		} else {
+			ahead = t.RefreshSkew
+		}
+	}
+	return max(ahead, t.refreshSkew(lifetime))
+}
+
+// refreshAt returns when a proactive refresh of the credentials in a is due;
+// zero means never. rnd in [0,1) spreads accounts that came together.
+func (t Timing) refreshAt(a *account.Account, p Policy, rnd float64) time.Time {
+	if !a.HasRefreshToken() || a.Deleted() || a.Fingerprints.Dead == a.Fingerprints.Refresh {
+		return time.Time{}
+	}
+	var at time.Time
+	if end := ends(a.ExpiresAt, a.IssuedAt, a.Lifetime); t.RefreshAhead != RefreshAheadOff && !end.IsZero() {
+		ahead := t.refreshAhead(a.Lifetime)
+		spread := time.Duration(rnd * float64(ahead-t.refreshSkew(a.Lifetime)) / 4)
+		at = end.Add(-ahead + spread)
+	}
+	if p.RefreshAtLeastEvery > 0 {
+		from := a.IssuedAt
+		if from.IsZero() {
+			from = a.CreatedAt
+		}
+		if idle := from.Add(p.RefreshAtLeastEvery); at.IsZero() || idle.Before(at) {
+			at = idle
+		}
+	}
+	if at.IsZero() {
+		return at
+	}
+	return millis(later(at, tooEarlyUntil(a, p)))
+}
+
+// ends returns when the access token stops being served; zero where nothing
+// tells. Without an expiry an exchanged token counts for its nominal lifetime
+// from when it came.
+func ends(expires, issued time.Time, lifetime time.Duration) time.Time {
+	switch {
+	case !expires.IsZero():
+		return expires
+	case !issued.IsZero() && lifetime > 0:
+		return issued.Add(lifetime)
+	}
+	return time.Time{}
+}
+
+// tooEarlyUntil returns until when the endpoint refuses to refresh.
+func tooEarlyUntil(a *account.Account, p Policy) time.Time {
+	at := a.EarliestRefreshAt
+	if p.MinRefreshAge > 0 && !a.IssuedAt.IsZero() {
+		at = later(at, a.IssuedAt.Add(p.MinRefreshAge))
+	}
+	return at
+}
+
+// Bounds on how often a version may be forced out.
+const (
+	forcedHold    = 10 * time.Second
+	maxForcedHold = 10 * time.Minute
+)
+
+// forcedHoldUntil returns until when a version that an exchange brought at
+// issued may not be forced out: an API that answers 401 to everything must not
+// rotate a grant to death. streak counts the forced refreshes in a row.
+func forcedHoldUntil(issued time.Time, streak int) time.Time {
+	if issued.IsZero() {
+		return time.Time{}
+	}
+	hold := maxForcedHold
+	if streak < 6 {
+		hold = min(forcedHold<<max(streak, 0), maxForcedHold)
+	}
+	return issued.Add(hold)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// millis rounds to what every store keeps.
+func millis(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
