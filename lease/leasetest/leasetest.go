@@ -39,6 +39,8 @@ func Run(t *testing.T, newBackend func(t *testing.T) lease.Backend) {
 		{"LostLease", testLostLease},
 		{"NamesAreIndependent", testNames},
 		{"CancelledContext", testCancelledContext},
+		{"LockerLostReplies", testLockerLostReplies},
+		{"LockerOneHolderAtATime", testLockerOneHolderAtATime},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
