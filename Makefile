@@ -1,0 +1,54 @@
+# `make test` is all that a change needs; `make help` lists the rest.
+
+GO       ?= go
+FUZZTIME ?= 10s
+BENCH    ?= .
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: test-deps
+test-deps: ## install the servers that tests run against
+	@scripts/test-deps.sh
+
+.PHONY: test
+test: test-deps ## run all tests with the race detector
+	TOKENBUS_TEST_REQUIRE=1 $(GO) test -race -shuffle=on $(TESTFLAGS) ./...
+
+.PHONY: lint
+lint: ## check format and run the static checks
+	@GO="$(GO)" scripts/lint.sh
+
+.PHONY: bench
+bench: test-deps ## run the benchmarks (BENCH=regexp)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) ./...
+
+.PHONY: bench-once
+bench-once: test-deps ## run each benchmark once, to see that it still works
+	TOKENBUS_TEST_REQUIRE=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" scripts/fuzz.sh
+
+.PHONY: golden
+golden: ## rewrite the golden files of the wire contract
+	$(GO) test ./events -update
+
+.PHONY: cover
+cover: test-deps ## write coverage.html
+	TOKENBUS_TEST_REQUIRE=1 $(GO) test -coverprofile coverage.out -coverpkg ./... ./...
+	$(GO) tool cover -html coverage.out -o coverage.html
+
+.PHONY: build
+build: ## build worker and tokenctl into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: ## watch the whole thing work
+	$(GO) run ./cmd/worker demo
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin coverage.out coverage.html
