@@ -122,17 +122,21 @@ func (p *fileParser) file(data []byte) {
 	}
 }
 
-// syntaxLine is where yaml.v3 says the line of a syntax error.
-var syntaxLine = regexp.MustCompile(`line (\d+): `)
+// syntaxError is what yaml.v3 says of a file that is not YAML.
+var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
-// syntax reports a YAML error, whose text may quote the file, by its line
-// alone.
+// syntax reports a YAML error. Those about anchors quote the file and are cut
+// down to their line.
 func (p *fileParser) syntax(err error) {
-	line := 0
-	if m := syntaxLine.FindStringSubmatch(err.Error()); m != nil {
+	line, text := 0, ""
+	if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
 		line, _ = strconv.Atoi(m[1])
+		text = ": " + m[2]
 	}
-	p.problem(line, "is not YAML")
+	if strings.Contains(text, "anchor") {
+		text = ""
+	}
+	p.problem(line, "is not YAML%s", text)
 }
 
 // platform reads one platform's fields.

@@ -1,6 +1,7 @@
 package oauth_test
 
 import (
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -24,3 +25,5 @@ func newClient(t testing.TB, cfg oauth.Config) *oauth.Client {
 	}
 	return c
 }
+
+func contains(s, sub string) bool { return strings.Contains(s, sub) }
