@@ -50,6 +50,9 @@ func unanswered(err error) Verdict {
 	if err == nil {
 		return Verdict{}
 	}
+	if errors.Is(err, ErrMisconfigured) {
+		return Verdict{Outcome: Misconfigured, Code: "not_sent", Message: err.Error()}
+	}
 	if e, ok := errors.AsType[*SendError](err); ok && e.Sent {
 		return Verdict{Outcome: Unknown, Code: "no_answer", Message: "the request was sent and no answer came: " + err.Error()}
 	}

@@ -147,9 +147,10 @@ func (p *Provider) adopt(a *account.Account) error {
 	if err != nil {
 		return err
 	}
+	doc := a.Clone() // the caller goes on with its own
 	p.background(func(ctx context.Context) {
-		if a.AnnouncePending {
-			p.announce(ctx, a)
+		if doc.AnnouncePending {
+			p.announce(ctx, &doc)
 		} else {
 			p.shareView(ctx, v)
 		}
