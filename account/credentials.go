@@ -57,7 +57,9 @@ func (e Extra) SetText(name, value string) {
 	e[name] = raw
 }
 
-// Encode returns the credentials as the JSON object that accounts.put takes.
+// Encode returns the credentials as the JSON object that accounts.put takes and
+// that [DecodeCredentials] always reads again: an expiry outside the years that
+// it takes is moved to their edge.
 // The result is a secret in the clear: it is meant for sealing at once.
 func (c Credentials) Encode() []byte {
 	m := make(map[string]json.RawMessage, len(c.Extra)+9)
@@ -78,7 +80,7 @@ func (c Credentials) Encode() []byte {
 	set("proxy_url", c.ProxyURL.Reveal())
 	set("expires_at", "")
 	if !c.ExpiresAt.IsZero() {
-		set("expires_at", c.ExpiresAt.UTC().Format(time.RFC3339Nano))
+		set("expires_at", clampTime(c.ExpiresAt).Format(time.RFC3339Nano))
 	}
 	out, err := json.Marshal(m)
 	if err != nil {
@@ -86,6 +88,18 @@ func (c Credentials) Encode() []byte {
 		panic("account: extra field is not JSON: " + err.Error())
 	}
 	return out
+}
+
+// clampTime moves t into what ParseTime takes.
+func clampTime(t time.Time) time.Time {
+	t = t.UTC()
+	switch {
+	case t.Year() < 1970:
+		return time.Unix(0, 0).UTC()
+	case t.Year() > 9999:
+		return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	}
+	return t
 }
 
 // FieldError names the field of a credentials object that is wrong, without
