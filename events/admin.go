@@ -2,6 +2,8 @@ package events
 
 import (
 	"encoding/json"
+	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
@@ -37,6 +39,14 @@ type PutRequest struct {
 	Credentials json.RawMessage  `json:"credentials"`
 }
 
+// Format implements [fmt.Formatter]: no verb prints the credentials.
+func (r PutRequest) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "[%s of %q]", VerbPut, r.Platform+"."+r.ID)
+}
+
+// LogValue implements [slog.LogValuer].
+func (r PutRequest) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
 // PatchRequest is the body of accounts.patch: what is absent stays, null
 // removes.
 type PatchRequest struct {
@@ -49,6 +59,15 @@ type PatchRequest struct {
 	// PutRequest; token fields are refused.
 	Credentials map[string]json.RawMessage `json:"credentials,omitempty"`
 }
+
+// Format implements [fmt.Formatter]: no verb prints a value, which may be a
+// password.
+func (r PatchRequest) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "[%s of %q]", VerbPatch, r.Platform+"."+r.ID)
+}
+
+// LogValue implements [slog.LogValuer].
+func (r PatchRequest) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 
 // KeyRequest is the body of every other verb on one account.
 type KeyRequest struct {
@@ -111,15 +130,15 @@ func (a Account) Key() account.Key { k, _ := account.NewKey(a.Platform, a.ID); r
 func NewAccount(a account.Account) Account {
 	v := Account{
 		Platform: a.Key.Platform(), ID: a.Key.ID(), Type: a.Type, Label: a.Label, Status: a.Status, Version: a.Version,
-		ExpiresAt: a.ExpiresAt.Truncate(time.Second), RefreshAt: a.RefreshAt.Truncate(time.Second),
-		CooldownUntil: a.CooldownUntil, Failures: a.Failures, HasRefreshToken: a.HasRefreshToken(),
-		CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
+		ExpiresAt: a.ExpiresAt.UTC().Truncate(time.Second), RefreshAt: a.RefreshAt.UTC().Truncate(time.Second),
+		CooldownUntil: a.CooldownUntil.UTC(), Failures: a.Failures, HasRefreshToken: a.HasRefreshToken(),
+		CreatedAt: a.CreatedAt.UTC(), UpdatedAt: a.UpdatedAt.UTC(),
 	}
 	if e := a.LastError; e != nil {
-		v.LastError = &AccountError{e.Code, e.Message, e.At}
+		v.LastError = &AccountError{e.Code, e.Message, e.At.UTC()}
 	}
 	if r := a.Rotation; r != nil {
-		v.Rotation = &Rotation{r.State, r.Worker, r.StartedAt}
+		v.Rotation = &Rotation{r.State, r.Worker, r.StartedAt.UTC()}
 	}
 	return v
 }

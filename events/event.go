@@ -76,7 +76,7 @@ type refreshedJSON struct {
 	ExpiresAt string          `json:"expires_at,omitempty"`
 	Reason    Reason          `json:"reason"`
 	By        string          `json:"by"`
-	At        time.Time       `json:"at"`
+	At        timestamp       `json:"at"`
 }
 
 type bumpJSON struct {
@@ -84,7 +84,7 @@ type bumpJSON struct {
 	ID       string          `json:"id"`
 	Version  account.Version `json:"version"`
 	Rev      account.Rev     `json:"rev"`
-	At       time.Time       `json:"at"`
+	At       timestamp       `json:"at"`
 }
 
 type statusJSON struct {
@@ -93,27 +93,23 @@ type statusJSON struct {
 	Status   account.Status `json:"status"`
 	Code     string         `json:"code"`
 	Message  string         `json:"message"`
-	Until    time.Time      `json:"until,omitzero"`
-	At       time.Time      `json:"at"`
+	Until    timestamp      `json:"until,omitzero"`
+	At       timestamp      `json:"at"`
 }
 
 // Encode returns the event's body.
 func (e Refreshed) Encode() []byte {
-	return encode(refreshedJSON{e.Key.Platform(), e.Key.ID(), e.Version, formatTime(e.ExpiresAt), e.Reason, e.By, e.At.UTC()})
+	return encode(refreshedJSON{e.Key.Platform(), e.Key.ID(), e.Version, formatTime(e.ExpiresAt), e.Reason, e.By, newTimestamp(e.At)})
 }
 
 // Encode returns the event's body.
 func (e Bump) Encode() []byte {
-	return encode(bumpJSON{e.Key.Platform(), e.Key.ID(), e.Version, e.Rev, e.At.UTC()})
+	return encode(bumpJSON{e.Key.Platform(), e.Key.ID(), e.Version, e.Rev, newTimestamp(e.At)})
 }
 
 // Encode returns the event's body.
 func (e Status) Encode() []byte {
-	until := e.Until
-	if !until.IsZero() {
-		until = until.UTC()
-	}
-	return encode(statusJSON{e.Key.Platform(), e.Key.ID(), e.Status, e.Code, e.Message, until, e.At.UTC()})
+	return encode(statusJSON{e.Key.Platform(), e.Key.ID(), e.Status, e.Code, e.Message, newTimestamp(e.Until), newTimestamp(e.At)})
 }
 
 // MsgID is the Nats-Msg-Id under which the event is published once.
@@ -155,11 +151,14 @@ func DecodeRefreshed(body []byte) (Refreshed, error) {
 	if err != nil {
 		return Refreshed{}, err
 	}
+	if j.Version < 0 {
+		return Refreshed{}, fmt.Errorf("refreshed event of %s: version %d is out of range", key, j.Version)
+	}
 	expires, err := account.ParseTime(quote(j.ExpiresAt))
 	if err != nil {
 		return Refreshed{}, fmt.Errorf("refreshed event: expires_at: %w", err)
 	}
-	return Refreshed{key, j.Version, expires, j.Reason, j.By, j.At}, nil
+	return Refreshed{key, j.Version, expires, j.Reason, j.By, j.At.Time}, nil
 }
 
 // DecodeBump reads a bump.
@@ -172,7 +171,7 @@ func DecodeBump(body []byte) (Bump, error) {
 	if j.Version < 1 || j.Rev < 0 {
 		return Bump{}, fmt.Errorf("bump of %s: version %d and rev %d are out of range", key, j.Version, j.Rev)
 	}
-	return Bump{key, j.Version, j.Rev, j.At}, nil
+	return Bump{key, j.Version, j.Rev, j.At.Time}, nil
 }
 
 // DecodeStatus reads a status event.
@@ -182,12 +181,12 @@ func DecodeStatus(body []byte) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	return Status{key, j.Status, j.Code, j.Message, j.Until, j.At}, nil
+	return Status{key, j.Status, j.Code, j.Message, j.Until.Time, j.At.Time}, nil
 }
 
 func decodeEvent(kind string, body []byte, into any, id func() (string, string)) (account.Key, error) {
-	if err := json.Unmarshal(body, into); err != nil {
-		return account.Key{}, fmt.Errorf("%s event: not JSON of the expected form", kind)
+	if err := unmarshal(body, into); err != nil {
+		return account.Key{}, fmt.Errorf("%s event: %w", kind, err)
 	}
 	platform, name := id()
 	key, err := account.NewKey(platform, name)

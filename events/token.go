@@ -128,8 +128,8 @@ func (r TokenReply) Encode() []byte {
 // another account is an error too.
 func DecodeTokenReply(key account.Key, body []byte) (TokenReply, error) {
 	var j tokenReplyJSON
-	if err := json.Unmarshal(body, &j); err != nil {
-		return TokenReply{}, fmt.Errorf("token reply for %s: not JSON of the expected form", key)
+	if err := unmarshal(body, &j); err != nil {
+		return TokenReply{}, fmt.Errorf("token reply for %s: %w", key, err)
 	}
 	if j.Error != nil {
 		return TokenReply{}, j.Error
