@@ -41,16 +41,22 @@ func (p *Provider) exchange(ctx context.Context, a *account.Account, c account.C
 	return p.settleUntilDone(ctx, rec, verdict)
 }
 
-// notSent is the outcome of an exchange that never left this machine. It never
-// comes from an endpoint.
-const notSent Outcome = "not_sent"
+// Outcomes of an exchange that never left this machine. They never come from
+// an endpoint.
+const (
+	notSent Outcome = "not_sent" // no way to the endpoint
+	fenced  Outcome = "fenced"   // this worker was too slow to be sure of its record; nobody's failure
+)
 
 // unanswered is the verdict on a request that brought no answer.
 func unanswered(err error) Verdict {
 	if err == nil {
 		return Verdict{}
 	}
-	if errors.Is(err, ErrMisconfigured) {
+	switch {
+	case errors.Is(err, errFenced):
+		return Verdict{Outcome: fenced, Code: "fenced", Message: err.Error()}
+	case errors.Is(err, ErrMisconfigured):
 		return Verdict{Outcome: Misconfigured, Code: "not_sent", Message: err.Error()}
 	}
 	if e, ok := errors.AsType[*SendError](err); ok && e.Sent {

@@ -55,7 +55,7 @@ func newFleet(t *testing.T, cfg oauthtest.Config) *fleet {
 		t: t, store: &memory.Store{}, cache: &memory.Cache{}, locker: &memory.Locker{}, journal: &memory.Journal{}, bus: &memory.Bus{},
 		timing: provider.DefaultTiming(), clock: &clock{},
 	}
-	f.timing.LeaseTTL = 300 * time.Millisecond
+	f.timing.LeaseTTL = 5 * time.Second
 	cfg.Now = f.clock.Now
 	var err error
 	if f.sealer, err = seal.New(); err != nil {
@@ -195,3 +195,5 @@ func (f *fleet) hasStatus(id, code string) bool {
 	}
 	return false
 }
+
+type jsonRaw = json.RawMessage

@@ -147,12 +147,15 @@ func (p *Provider) fail(ctx context.Context, a *account.Account, rec Record, v V
 	b.Rotation = leftover(a.Rotation, v.Outcome)
 	var e *events.Error
 	code := events.StatusCoolingDown
-	if v.Outcome == Misconfigured {
+	switch v.Outcome {
+	case fenced:
+		b.RefreshAt = p.now()
+	case Misconfigured:
 		b.LastError = &account.LastError{Code: v.Code, Message: v.Message, At: p.now()}
 		b.CooldownUntil = time.Time{}
 		e = unavailable(p.providerClosedFor(a.Key.Platform()), "%s: the provider is misconfigured: %s", a.Key, v.Message)
 		b.RefreshAt = millis(p.clock.Now().Add(e.RetryAfter))
-	} else {
+	default:
 		p.charge(&b, v, policy)
 		b.RefreshAt = b.CooldownUntil
 		e = &events.Error{Code: events.CodeCoolingDown, RetryAfter: atLeast(b.CooldownUntil.Sub(p.clock.Now())),
@@ -169,10 +172,14 @@ func (p *Provider) fail(ctx context.Context, a *account.Account, rec Record, v V
 		return nil, err
 	}
 	p.l1.update(a.Key, func(e *l1Entry) { e.busy = time.Time{} })
-	if v.Outcome != Misconfigured {
-		p.holdOff(a.Key, doc.CooldownUntil, e)
-		p.tell(&doc, code, v.Message, doc.CooldownUntil)
+	switch v.Outcome {
+	case fenced:
+		return nil, nil // whoever waits looks again
+	case Misconfigured:
+		return e, nil
 	}
+	p.holdOff(a.Key, doc.CooldownUntil, e)
+	p.tell(&doc, code, v.Message, doc.CooldownUntil)
 	return e, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/provider"
 )
 
@@ -43,6 +44,7 @@ func Record(key account.Key, rotationID string) provider.Record {
 		Key: key, RotationID: rotationID, FromVersion: 41, Worker: "host-1-abc", Host: "host",
 		At:     time.Date(2031, 2, 3, 4, 5, 6, 789e6, time.UTC),
 		From:   account.Fingerprints{Access: "fa", Refresh: "fr", Spent: []string{"s1", "s2"}, Dead: "fd"},
+		Reason: events.ReasonRejected,
 		Answer: []byte("\x00\xff sealed answer of " + rotationID),
 	}
 }

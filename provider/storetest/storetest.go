@@ -32,6 +32,7 @@ func Run(t *testing.T, newStore func(t *testing.T) provider.Store) {
 		{"NoAliasing", testNoAliasing},
 		{"Guards", testGuards},
 		{"Fields", testFields},
+		{"SetRev", testSetRev},
 		{"Due", testDue},
 		{"Pending", testPending},
 		{"List", testList},

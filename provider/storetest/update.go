@@ -113,6 +113,24 @@ func testFields(t *testing.T, s provider.Store) {
 	}
 }
 
+// testSetRev sets the rev to one above that of the guard, as a login into a
+// restored store does.
+func testSetRev(t *testing.T, s provider.Store) {
+	key := mustKey("openai", "a")
+	want := Full(key, 3)
+	must(t, s.Create(t.Context(), want))
+	change := account.Change{Fields: account.FieldRev | account.FieldLabel, To: account.Account{Rev: want.Rev + 10, Label: "l"}, At: now()}
+	_, err := s.Update(t.Context(), key, account.Guard{Rev: want.Rev - 1}, change)
+	wantErr(t, "Update with another rev", err, provider.ErrConflict)
+	got, err := s.Update(t.Context(), key, account.Guard{Rev: want.Rev}, change)
+	must(t, err)
+	change.Apply(&want)
+	same(t, got, want)
+	got, err = s.Get(t.Context(), key)
+	must(t, err)
+	same(t, got, want)
+}
+
 func testOneCreateWins(t *testing.T, s provider.Store) {
 	key := mustKey("openai", "a")
 	won := contend(t, func(ctx context.Context, i int) error {
