@@ -82,7 +82,7 @@ func TestP9JudgeFailures(t *testing.T) {
 		{name: "429 date by ours", platform: "xai", status: 429, header: map[string]string{"Retry-After": "Sun, 01 Mar 2026 12:01:00 GMT"}, want: provider.Throttled, code: "http_429", retry: 59*time.Second + 877*time.Millisecond},
 		{name: "429 date past", platform: "xai", status: 429, header: map[string]string{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, want: provider.Throttled, code: "http_429"},
 		{name: "429 nonsense", platform: "xai", status: 429, header: map[string]string{"Retry-After": "soon", "Retry-After-Ms": "NaN"}, want: provider.Throttled, code: "http_429"},
-		{name: "429 for ever", platform: "xai", status: 429, header: map[string]string{"Retry-After": "1e300"}, want: provider.Throttled, code: "http_429", retry: 24 * time.Hour},
+		{name: "429 for ever", platform: "xai", status: 429, header: map[string]string{"Retry-After": "99999999999999999999"}, want: provider.Throttled, code: "http_429", retry: 24 * time.Hour},
 		{name: "429 page", platform: "xai", status: 429, header: html, body: page, want: provider.Throttled, code: "http_429"},
 		{name: "400 rate limit", platform: "anthropic", status: 400, body: `{"error":{"type":"rate_limit_error"}}`, want: provider.Throttled, code: "rate_limit_error"},
 
