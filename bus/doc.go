@@ -1,0 +1,30 @@
+// Package bus connects a worker to NATS: the connection, the embedded server,
+// the streams, the service that answers token requests, the service for
+// operators, and the broadcasts between workers.
+//
+// # Services
+//
+// Requests and admin verbs are answered by two services that follow the NATS
+// micro protocol, so that `nats micro ls|info|stats` finds them. They are no
+// [github.com/nats-io/nats.go/micro] services: there a handler that answers
+// after it returned can't report an error without a race, and every message
+// takes the service's lock and two readings of the clock. Here a token that is
+// at hand is answered on the subscription's goroutine for little more than the
+// price of an echo; what has to wait gets a goroutine of its own, up to a limit.
+//
+// An answer goes where the asker says, with the worker's permissions. So that
+// nobody can make a worker write into a stream or call the JetStream API,
+// reply subjects that begin with $ or with the bus's own prefix are ignored.
+//
+// # Roles
+//
+// The embedded server knows three: [RoleWorker], [RoleOperator] and
+// [RoleClient]. Each has an inbox prefix of its own ([InboxPrefix]), and none
+// may subscribe to another's, because token replies travel there.
+//
+// # Stop
+//
+// [Worker.Drain] leaves the queue groups and answers what was taken. The
+// broadcasts go on meanwhile, since refreshes that still run wait for them and
+// make them; [Worker.Close] ends those too.
+package bus

@@ -1,0 +1,143 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tokenbus/tokenbus/events"
+)
+
+// InboxPrefix is where replies to the client role of the embedded NATS server
+// go: a connection of that role may listen nowhere else. A caller who brings a
+// connection of the role sets it with [nats.CustomInboxPrefix].
+const InboxPrefix = "_INBOX_client"
+
+// Config configures a [Client]. Either Conn or URL is needed.
+type Config struct {
+	// Conn is the caller's connection. It stays open when the client is closed.
+	Conn *nats.Conn
+
+	// URL is where to connect to, comma-separated where there are several
+	// servers. The connection is the client's own: it is made again whenever it
+	// is lost. The fields up to Name are about it alone.
+	URL string
+	// Creds is a file with a JWT and its seed, NKey a file with an nkey seed,
+	// such as the client.nk that a worker's embedded server makes; at most one.
+	Creds, NKey string
+	// CA is a file with the certificates that the server's must come from,
+	// Cert and Key are files with our own certificate and its key.
+	CA, Cert, Key string
+	// InboxPrefix is where replies go; "" means InboxPrefix, the constant.
+	InboxPrefix string
+	// Name is what the server's monitoring shows.
+	Name string
+
+	// Prefix of all subjects; "" means "tokenbus".
+	Prefix string
+	// Logger is told what becomes of the client's own connection; nil discards it.
+	Logger *slog.Logger
+}
+
+// connect returns the connection to use and whether it is the client's own.
+func (c Config) connect() (nc *nats.Conn, own bool, err error) {
+	if c.Conn != nil {
+		if c.URL != "" || c.Creds != "" || c.NKey != "" || c.CA != "" || c.Cert != "" || c.Key != "" || c.Name != "" || c.InboxPrefix != "" {
+			return nil, false, errors.New("a connection and settings to make one are given; want one of them")
+		}
+		return c.Conn, false, nil
+	}
+	opts, err := c.options()
+	if err != nil {
+		return nil, false, err
+	}
+	nc, err = nats.Connect(c.URL, opts...)
+	if err == nil {
+		return nc, true, nil
+	}
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired) || errors.Is(err, nats.ErrNkeysNotSupported) {
+		return nil, false, fmt.Errorf("%w (%w)", ErrCredentials, err)
+	}
+	// Out of reach: made later. What is wrong with files or URLs comes back.
+	nc, err = nats.Connect(c.URL, append(opts, nats.RetryOnFailedConnect(true))...)
+	return nc, true, err
+}
+
+func (c Config) options() ([]nats.Option, error) {
+	var problems []error
+	if c.URL == "" {
+		problems = append(problems, errors.New("neither a connection nor a URL is given"))
+	}
+	if c.Creds != "" && c.NKey != "" {
+		problems = append(problems, errors.New("a creds file and an nkey are given; want one of them"))
+	}
+	if (c.Cert == "") != (c.Key == "") {
+		problems = append(problems, errors.New("a certificate and its key go together"))
+	}
+	prefix := c.InboxPrefix
+	if prefix == "" {
+		prefix = InboxPrefix
+	}
+	opts := []nats.Option{
+		nats.Name(c.Name),
+		nats.CustomInboxPrefix(prefix),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.CustomReconnectDelay(func(n int) time.Duration {
+			most := min(time.Second<<min(n-1, 3), 5*time.Second)
+			return most/4 + rand.N(most-most/4)
+		}),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(5 * time.Second),
+	}
+	if c.NKey != "" {
+		o, err := nats.NkeyOptionFromSeed(c.NKey)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("nkey: %w", err))
+		}
+		opts = append(opts, o)
+	}
+	if c.Creds != "" {
+		opts = append(opts, nats.UserCredentials(c.Creds))
+	}
+	if c.CA != "" {
+		opts = append(opts, nats.RootCAs(c.CA))
+	}
+	if c.Cert != "" && c.Key != "" {
+		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
+	}
+	return append(opts, c.handlers()...), errors.Join(problems...)
+}
+
+func (c Config) handlers() []nats.Option {
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	connected := func(nc *nats.Conn) { log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted()) }
+	return []nats.Option{
+		nats.ConnectHandler(connected),
+		nats.ReconnectHandler(connected),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() {
+				log.Warn("connection to NATS lost; reconnecting", "error", err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("NATS reports an error", "error", err)
+		}),
+	}
+}
+
+func (c Config) subjects() (events.Subjects, error) {
+	if c.Prefix == "" {
+		return events.NewSubjects(events.DefaultPrefix)
+	}
+	return events.NewSubjects(c.Prefix)
+}
