@@ -2,6 +2,7 @@ package rig
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -16,6 +17,7 @@ type Proxy struct {
 	change *sync.Cond
 	mode   mode
 	conns  map[net.Conn]struct{}
+	sent   []byte
 }
 
 type mode int
@@ -61,6 +63,13 @@ func (p *Proxy) Cut() { p.set(cut) }
 
 // Restore lets everything through again.
 func (p *Proxy) Restore() { p.set(open) }
+
+// Sent returns what clients have sent to the server so far.
+func (p *Proxy) Sent() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.sent)
+}
 
 func (p *Proxy) set(m mode) {
 	p.mu.Lock()
@@ -125,7 +134,7 @@ func (p *Proxy) pump(src, dst net.Conn, most mode) {
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			if !p.pass(most) {
+			if !p.pass(most, buf[:n]) {
 				return
 			}
 			if _, err := dst.Write(buf[:n]); err != nil {
@@ -138,9 +147,12 @@ func (p *Proxy) pump(src, dst net.Conn, most mode) {
 	}
 }
 
-func (p *Proxy) pass(most mode) bool {
+func (p *Proxy) pass(most mode, data []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if most == mute { // from a client
+		p.sent = append(p.sent, data...)
+	}
 	for p.mode > most && p.mode < cut {
 		p.change.Wait()
 	}

@@ -316,6 +316,9 @@ func TestProxyFails(t *testing.T) {
 	}
 	p.Restore()
 	hear("frozen")
+	if sent := string(p.Sent()); sent != "open\nmute\nfrozen\n" {
+		t.Errorf("recorded %q", sent)
+	}
 	p.Cut()
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := answers.ReadString('\n'); err == nil || errors.Is(err, context.DeadlineExceeded) {

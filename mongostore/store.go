@@ -1,0 +1,175 @@
+package mongostore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// DefaultTimeout is how long a call may take where neither Config nor URL say.
+const DefaultTimeout = 5 * time.Second
+
+// Config configures a [Store].
+type Config struct {
+	// URL is mongodb://[user:password@]host[:port][,…]/database[?options] or
+	// mongodb+srv://… Required. Write concern, read preference and read
+	// concern are the store's own: options that say otherwise are refused, as
+	// are unknown ones. It may hold a password: it is never shown.
+	URL string
+	// Timeout bounds each call, beside its context. Default: the option
+	// timeoutMS, else [DefaultTimeout].
+	Timeout time.Duration
+	// Logger tells of documents that can't be read. nil: discard.
+	Logger *slog.Logger
+}
+
+// Store keeps accounts in a MongoDB database. It implements provider.Store.
+type Store struct {
+	client   *mongo.Client
+	accounts *mongo.Collection // reads that decide
+	listing  *mongo.Collection // the same collection, for queries
+	meta     *mongo.Collection
+	timeout  time.Duration
+	log      *slog.Logger
+}
+
+var _ provider.Store = (*Store)(nil)
+
+// Open returns the store of the database that the URL names. It waits for
+// nobody: a server that can't be reached shows in [Store.Ping] and in every
+// other call, and is looked for from then on. An error is about the URL, but
+// for one that is a [*net.DNSError]: with mongodb+srv the hosts are looked up,
+// and Open may be tried again.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if cfg.Timeout < 0 {
+		return nil, errors.New("open MongoDB: Timeout is negative")
+	}
+	addr, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("MongoDB URL: %w", err)
+	}
+	timeout := cmp.Or(cfg.Timeout, addr.timeout, DefaultTimeout)
+	opts := addr.options.
+		SetTimeout(timeout).
+		SetReadPreference(readpref.Primary()).
+		SetWriteConcern(&writeconcern.WriteConcern{W: "majority", Journal: new(true)}).
+		SetReadConcern(addr.readConcern)
+	if opts.AppName == nil {
+		opts.SetAppName("tokenbus")
+	}
+	client, err := mongo.Connect(opts)
+	if err != nil {
+		return nil, fmt.Errorf("open MongoDB: %w", err)
+	}
+	db := client.Database(addr.database)
+	s := &Store{
+		client:   client,
+		accounts: db.Collection("accounts"),
+		listing:  db.Collection("accounts", options.Collection().SetReadConcern(readconcern.Majority())),
+		meta:     db.Collection("meta"),
+		timeout:  timeout,
+		log:      cfg.Logger,
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s, nil
+}
+
+// Ping asks the primary whether it is there and takes our credentials: if
+// not, the error is or isn't [ErrCredentials].
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	if err := s.client.Ping(ctx, nil); err != nil {
+		return fmt.Errorf("ping MongoDB: %w", explain(err))
+	}
+	return nil
+}
+
+// Close closes all connections, when the calls that use them have ended or
+// when ctx ends.
+func (s *Store) Close(ctx context.Context) error {
+	if err := s.client.Disconnect(ctx); err != nil && !errors.Is(err, mongo.ErrClientDisconnected) {
+		return fmt.Errorf("close MongoDB: %w", err)
+	}
+	return nil
+}
+
+// Get implements provider.Store.
+func (s *Store) Get(ctx context.Context, key account.Key) (account.Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	raw, err := s.accounts.FindOne(ctx, bson.D{{Key: "_id", Value: key.String()}}).Raw()
+	return result("get", key, raw, err)
+}
+
+// Create implements provider.Store.
+func (s *Store) Create(ctx context.Context, a account.Account) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.accounts.InsertOne(ctx, encode(a))
+	switch {
+	case err == nil:
+		return nil
+	case mongo.IsDuplicateKeyError(err):
+		return fmt.Errorf("create account %s: %w", a.Key, provider.ErrConflict)
+	default:
+		return fmt.Errorf("create account %s: %w", a.Key, explain(err))
+	}
+}
+
+// Update implements provider.Store.
+func (s *Store) Update(ctx context.Context, key account.Key, guard account.Guard, change account.Change) (account.Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	u, err := update(change)
+	if err != nil {
+		return account.Account{}, fmt.Errorf("update account %s: %w", key, err)
+	}
+	raw, err := s.accounts.FindOneAndUpdate(ctx, filter(key, guard), u,
+		options.FindOneAndUpdate().SetReturnDocument(options.After)).Raw()
+	if !errors.Is(err, mongo.ErrNoDocuments) {
+		return result("update", key, raw, err)
+	}
+	// Nothing was written. Is there no document, or does the guard not hold?
+	err = s.accounts.FindOne(ctx, bson.D{{Key: "_id", Value: key.String()}},
+		options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
+	if err == nil {
+		err = provider.ErrConflict
+	}
+	return result("update", key, nil, err)
+}
+
+// result reads the outcome of a call that returns one document.
+func result(verb string, key account.Key, raw bson.Raw, err error) (account.Account, error) {
+	var a account.Account
+	switch {
+	case errors.Is(err, mongo.ErrNoDocuments):
+		err = provider.ErrNotFound
+	case err != nil:
+		err = explain(err)
+	default:
+		a, err = decode(raw)
+	}
+	if err != nil {
+		return account.Account{}, fmt.Errorf("%s account %s: %w", verb, key, err)
+	}
+	return a, nil
+}
