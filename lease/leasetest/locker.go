@@ -58,7 +58,9 @@ func testLockerOneHolderAtATime(t *testing.T, b lease.Backend) {
 	for i := range 5 {
 		l := locker(t, b, fmt.Sprint("worker-", i))
 		wg.Go(func() {
-			for wins.Load() < rounds {
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for ; wins.Load() < rounds; <-tick.C {
 				h, err := l.Acquire(t.Context(), key)
 				if errors.Is(err, provider.ErrHeld) {
 					continue

@@ -1,0 +1,195 @@
+package natskv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// bucket is one KV bucket, with the operations that decisions may rest on.
+type bucket struct {
+	js       jetstream.JetStream
+	stream   jetstream.Stream
+	config   jetstream.StreamConfig // as it was when the bucket was opened
+	name     string
+	subjects string // of the keys, ends in a dot
+	publish  string // where keys are written, ends in a dot
+	api      string // of JetStream's own requests, ends in a dot
+	timeout  time.Duration
+	log      *slog.Logger
+}
+
+// message is the newest message of a key.
+type message struct {
+	data []byte
+	// seq is what the next write must name; 0 if there is no message.
+	seq uint64
+	// live is false for a key that was never written, or was deleted.
+	live bool
+}
+
+// errRaced: another write came first. Nothing was written, for certain.
+var errRaced = errors.New("another write came first")
+
+// bound limits a call, whose context may end sooner.
+func (b *bucket) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, b.timeout)
+}
+
+// read asks the stream's leader, also in a bucket that allows direct reads.
+func (b *bucket) read(ctx context.Context, key string) (message, error) {
+	if err := ctx.Err(); err != nil {
+		return message{}, err
+	}
+	request, err := json.Marshal(map[string]string{"last_by_subj": b.subjects + key})
+	if err != nil {
+		return message{}, err
+	}
+	reply, err := b.js.Conn().RequestWithContext(ctx, b.api+"STREAM.MSG.GET.KV_"+b.name, request)
+	if err != nil {
+		return message{}, err
+	}
+	var r struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Seq    uint64 `json:"seq"`
+			Header []byte `json:"hdrs"`
+			Data   []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &r); err != nil {
+		return message{}, fmt.Errorf("read JetStream's answer: %w", err)
+	}
+	switch {
+	case r.Error != nil && r.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return message{}, nil
+	case r.Error != nil:
+		return message{}, r.Error
+	case r.Message == nil:
+		return message{}, jetstream.ErrInvalidJetStreamResponse
+	}
+	m := message{data: r.Message.Data, seq: r.Message.Seq, live: true}
+	if len(r.Message.Header) > 0 {
+		header, err := nats.DecodeHeadersMsg(r.Message.Header)
+		if err != nil {
+			return message{}, fmt.Errorf("read JetStream's answer: %w", err)
+		}
+		m.live = !deleted(header)
+	}
+	return m, nil
+}
+
+// write replaces the message with sequence after (0: there must be none) and
+// returns the new sequence, or errRaced. A ttl above 0 makes the message end
+// by itself, where the bucket allows it.
+func (b *bucket) write(ctx context.Context, key string, header nats.Header, data []byte, after uint64, ttl time.Duration) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if header == nil {
+		header = nats.Header{}
+	}
+	opts := []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(after)}
+	if ttl > 0 && b.config.AllowMsgTTL {
+		opts = append(opts, jetstream.WithMsgTTL(ttl.Truncate(time.Second)+time.Second))
+	}
+	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.publish + key, Header: header, Data: data}, opts...)
+	if raced(err) {
+		return 0, errRaced
+	}
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// pause comes before another attempt at a write that lost a race: a replicated
+// stream refuses a write also while another is on its way to the replicas, and
+// a read doesn't show that one yet. It returns an error when ctx ends.
+func pause(ctx context.Context, attempt int) error {
+	ceiling := time.Millisecond << min(attempt, 5)
+	timer := time.NewTimer(time.Millisecond/2 + rand.N(ceiling))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("other writes came first, %d times: %w", attempt+1, ctx.Err())
+	}
+}
+
+// Headers of JetStream KV.
+const (
+	headerOperation = "KV-Operation"
+	operationDelete = "DEL"
+	operationPurge  = "PURGE"
+)
+
+func deleted(h nats.Header) bool {
+	op := h.Get(headerOperation)
+	return op == operationDelete || op == operationPurge || h.Get(jetstream.MarkerReasonHeader) != ""
+}
+
+// failed wraps what went wrong with a key.
+func (b *bucket) failed(verb, key string, err error) error {
+	return fmt.Errorf("%s %s in bucket %s: %w", verb, key, b.name, explain(err))
+}
+
+// raced reports whether err is JetStream's certain no to a sequence. A
+// replicated stream has an error code of its own for it.
+func raced(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// Error codes of nats-server that nats.go has no names for.
+const (
+	codeNoPeers              jetstream.ErrorCode = 10005
+	codeInsufficient         jetstream.ErrorCode = 10023
+	codeMemoryExceeded       jetstream.ErrorCode = 10028
+	codeStorageExceeded      jetstream.ErrorCode = 10047
+	codeReplicasNotSupported jetstream.ErrorCode = 10074
+	codeStoreFailed          jetstream.ErrorCode = 10077
+)
+
+func noRoomForReplicas(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == codeNoPeers || e.ErrorCode == codeInsufficient || e.ErrorCode == codeReplicasNotSupported)
+}
+
+// explain says in plain words what the operator can do something about.
+func explain(err error) error {
+	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch e.ErrorCode {
+		case jetstream.JSErrCodeJetStreamNotEnabled, jetstream.JSErrCodeJetStreamNotEnabledForAccount:
+			return fmt.Errorf("the NATS server has JetStream turned off for us: %w", err)
+		case codeInsufficient, codeMemoryExceeded, codeStorageExceeded, codeStoreFailed:
+			return fmt.Errorf("JetStream has no room: %w", err)
+		case codeNoPeers, codeReplicasNotSupported:
+			return fmt.Errorf("the NATS servers can't hold that many replicas: %w", err)
+		}
+		return err
+	}
+	switch {
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
+		return fmt.Errorf("no JetStream server answers for the bucket: %w", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("no answer from JetStream in time: %w", err)
+	}
+	return err
+}
+
+// key returns the key of a subject of the bucket, in memory of its own.
+func (b *bucket) key(subject string) (string, bool) {
+	key, ok := strings.CutPrefix(subject, b.subjects)
+	return strings.Clone(key), ok
+}

@@ -1,0 +1,160 @@
+package natskv
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// Cache is the cache that all workers share, in one bucket. Lookups go to the
+// nearest replica; a put is a compare-and-set at the leader.
+//
+// An entry ends an hour past its Until where the server knows times to live of
+// single messages (from 2.11 on), else never.
+type Cache struct {
+	bucket *bucket
+}
+
+var _ provider.Cache = (*Cache)(nil)
+
+const (
+	// orderKept is how long past its Until an entry holds its place, so that
+	// late puts are refused.
+	orderKept = time.Hour
+	// maxTTL is the longest time to live that is worth setting.
+	maxTTL = 10 * 365 * 24 * time.Hour
+)
+
+// NewCache opens the bucket <Prefix>_CACHE.
+func NewCache(ctx context.Context, c Config) (*Cache, error) {
+	b, err := open(ctx, c, settings{suffix: "_CACHE", about: "tokenbus: tokens shared by the workers, sealed", direct: true, msgTTL: true})
+	if err != nil {
+		return nil, err
+	}
+	return &Cache{b}, nil
+}
+
+// Get implements [provider.Cache].
+func (c *Cache) Get(ctx context.Context, key account.Key) (provider.Entry, error) {
+	ctx, cancel := c.bucket.bound(ctx)
+	defer cancel()
+	e, err := c.get(ctx, key.String())
+	if err != nil {
+		return provider.Entry{}, c.bucket.failed("get", key.String(), err)
+	}
+	return e, nil
+}
+
+func (c *Cache) get(ctx context.Context, key string) (provider.Entry, error) {
+	if err := ctx.Err(); err != nil {
+		return provider.Entry{}, err
+	}
+	m, err := c.bucket.stream.GetLastMsgForSubject(ctx, c.bucket.subjects+key)
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && deleted(m.Header) {
+		return provider.Entry{}, provider.ErrNotFound
+	}
+	if err != nil {
+		return provider.Entry{}, err
+	}
+	return decodeEntry(m.Data)
+}
+
+// Put implements [provider.Cache].
+func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (bool, error) {
+	ctx, cancel := c.bucket.bound(ctx)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		ok, err := c.put(ctx, key.String(), e)
+		if errors.Is(err, errRaced) { // by a write that may have a lower rev
+			if err = pause(ctx, attempt); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return false, c.bucket.failed("put", key.String(), err)
+		}
+		return ok, nil
+	}
+}
+
+func (c *Cache) put(ctx context.Context, key string, e provider.Entry) (bool, error) {
+	m, err := c.bucket.read(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if m.live {
+		rev, err := decodeRev(m.data)
+		if err != nil {
+			c.bucket.log.Warn("cache entry is damaged and gets replaced", "account", key, "error", err)
+		} else if rev >= e.Rev {
+			return false, nil
+		}
+	}
+	ttl := max(time.Until(e.Until), 0) + orderKept
+	if ttl > maxTTL {
+		ttl = 0
+	}
+	_, err = c.bucket.write(ctx, key, nil, encodeEntry(e), m.seq, ttl)
+	return err == nil, err
+}
+
+// An entry is stored as one byte for the format, the rev, the version and the
+// end in Unix milliseconds as variable-length integers (0: no end), and the
+// value. Every later format keeps the rev where it is.
+const entryFormat = 1
+
+func encodeEntry(e provider.Entry) []byte {
+	out := make([]byte, 0, 1+3*binary.MaxVarintLen64+len(e.Value))
+	out = append(out, entryFormat)
+	out = binary.AppendVarint(out, int64(e.Rev))
+	out = binary.AppendVarint(out, int64(e.Version))
+	until := int64(0)
+	if !e.Until.IsZero() {
+		until = e.Until.UnixMilli()
+	}
+	out = binary.AppendVarint(out, until)
+	return append(out, e.Value...)
+}
+
+var errEntry = errors.New("not a cache entry")
+
+func decodeRev(data []byte) (account.Rev, error) {
+	if len(data) == 0 || data[0] == 0 {
+		return 0, errEntry
+	}
+	rev, n := binary.Varint(data[1:])
+	if n <= 0 {
+		return 0, errEntry
+	}
+	return account.Rev(rev), nil
+}
+
+func decodeEntry(data []byte) (provider.Entry, error) {
+	if len(data) == 0 {
+		return provider.Entry{}, errEntry
+	}
+	if data[0] != entryFormat {
+		return provider.Entry{}, fmt.Errorf("cache entry of format %d, want %d", data[0], entryFormat)
+	}
+	rest := data[1:]
+	var fields [3]int64
+	for i := range fields {
+		v, n := binary.Varint(rest)
+		if n <= 0 {
+			return provider.Entry{}, errEntry
+		}
+		fields[i], rest = v, rest[n:]
+	}
+	e := provider.Entry{Rev: account.Rev(fields[0]), Version: account.Version(fields[1]), Value: rest}
+	if fields[2] != 0 {
+		e.Until = time.UnixMilli(fields[2]).UTC()
+	}
+	return e, nil
+}

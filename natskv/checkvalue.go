@@ -1,0 +1,51 @@
+package natskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// Values keeps small values of the fleet in one bucket, such as the one that
+// tells whether a worker's keyset is the fleet's. It is safe for concurrent
+// use.
+type Values struct {
+	bucket *bucket
+}
+
+// NewValues opens the bucket <Prefix>_META.
+func NewValues(ctx context.Context, c Config) (*Values, error) {
+	b, err := open(ctx, c, settings{suffix: "_META", about: "tokenbus: small values of the fleet"})
+	if err != nil {
+		return nil, err
+	}
+	return &Values{b}, nil
+}
+
+// CheckValue returns the fleet's value of that name. If there is none, it
+// stores and returns create; if that is nil too, it returns
+// [provider.ErrNotFound]. Of many callers at once one stores its value and all
+// get it.
+func (v *Values) CheckValue(ctx context.Context, name string, create []byte) ([]byte, error) {
+	ctx, cancel := v.bucket.bound(ctx)
+	defer cancel()
+	for {
+		m, err := v.bucket.read(ctx, name)
+		switch {
+		case err == nil && m.live:
+			return m.data, nil
+		case err == nil && create == nil:
+			return nil, fmt.Errorf("check value %s: %w", name, provider.ErrNotFound)
+		case err == nil:
+			_, err = v.bucket.write(ctx, name, nil, create, m.seq, 0)
+		}
+		if err == nil {
+			return create, nil
+		}
+		if !errors.Is(err, errRaced) { // else another caller was quicker
+			return nil, v.bucket.failed("get value", name, err)
+		}
+	}
+}

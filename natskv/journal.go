@@ -1,0 +1,167 @@
+package natskv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// Journal keeps records in one bucket, under <platform>.<id>.<rotation id>.
+type Journal struct {
+	bucket *bucket
+}
+
+var _ provider.Journal = (*Journal)(nil)
+
+// NewJournal opens the bucket <Prefix>_JOURNAL.
+func NewJournal(ctx context.Context, c Config) (*Journal, error) {
+	b, err := open(ctx, c, settings{suffix: "_JOURNAL", about: "tokenbus: answers of token endpoints that wait to be committed, sealed"})
+	if err != nil {
+		return nil, err
+	}
+	return &Journal{b}, nil
+}
+
+var validRotationID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+
+func recordKey(key account.Key, rotationID string) (string, error) {
+	if key.IsZero() {
+		return "", errors.New("journal record without an account")
+	}
+	if !validRotationID.MatchString(rotationID) {
+		return "", fmt.Errorf("journal record of %s: rotation id %q: want 1 to 128 characters of A-Z, a-z, 0-9, _ and -", key, rotationID)
+	}
+	return key.String() + "." + rotationID, nil
+}
+
+// Put implements [provider.Journal].
+func (j *Journal) Put(ctx context.Context, r provider.Record) error {
+	key, err := recordKey(r.Key, r.RotationID)
+	if err != nil {
+		return err
+	}
+	if len(r.Answer) == 0 {
+		return fmt.Errorf("journal record %s without an answer", key)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode journal record %s: %w", key, err)
+	}
+	ctx, cancel := j.bucket.bound(ctx)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return j.bucket.failed("put", key, err)
+	}
+	if _, err := j.bucket.js.Publish(ctx, j.bucket.publish+key, data); err != nil {
+		return j.bucket.failed("put", key, err)
+	}
+	return nil
+}
+
+// Records implements [provider.Journal].
+func (j *Journal) Records(ctx context.Context, key account.Key) ([]provider.Record, error) {
+	filter := ">"
+	if !key.IsZero() {
+		filter = key.String() + ".>"
+	}
+	keys, err := j.keys(ctx, filter)
+	if err != nil {
+		return nil, j.bucket.failed("list", filter, err)
+	}
+	var records []provider.Record
+	var torn []error
+	for _, k := range keys {
+		m, err := j.get(ctx, k)
+		if err != nil {
+			return records, j.bucket.failed("get", k, err)
+		}
+		if !m.live {
+			continue // deleted since
+		}
+		r, err := decodeRecord(k, m.data)
+		if err != nil {
+			torn = append(torn, &provider.TornError{Key: keyOf(k), Where: "bucket " + j.bucket.name + ", key " + k, Err: err})
+			continue
+		}
+		records = append(records, r)
+	}
+	return records, errors.Join(torn...)
+}
+
+// keys asks the leader: a list by a consumer might come from a replica.
+func (j *Journal) keys(ctx context.Context, filter string) (keys []string, err error) {
+	ctx, cancel := j.bucket.bound(ctx)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	info, err := j.bucket.stream.Info(ctx, jetstream.WithSubjectFilter(j.bucket.subjects+filter))
+	if err != nil {
+		return nil, err
+	}
+	for subject := range info.State.Subjects {
+		if key, ok := j.bucket.key(subject); ok {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
+}
+
+func (j *Journal) get(ctx context.Context, key string) (message, error) {
+	ctx, cancel := j.bucket.bound(ctx)
+	defer cancel()
+	return j.bucket.read(ctx, key)
+}
+
+// Delete implements [provider.Journal]. Nothing of the record is left.
+func (j *Journal) Delete(ctx context.Context, key account.Key, rotationID string) error {
+	k, err := recordKey(key, rotationID)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := j.bucket.bound(ctx)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return j.bucket.failed("delete", k, err)
+	}
+	if err := j.bucket.stream.Purge(ctx, jetstream.WithPurgeSubject(j.bucket.subjects+k)); err != nil {
+		return j.bucket.failed("delete", k, err)
+	}
+	return nil
+}
+
+// decodeRecord reads a record and checks that it is the one of its key.
+func decodeRecord(key string, data []byte) (provider.Record, error) {
+	var r provider.Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return provider.Record{}, fmt.Errorf("not a record: %w", err)
+	}
+	if want, err := recordKey(r.Key, r.RotationID); err != nil || want != key {
+		return provider.Record{}, errors.New("not the record of this key")
+	}
+	if len(r.Answer) == 0 {
+		return provider.Record{}, errors.New("record without an answer")
+	}
+	return r, nil
+}
+
+// keyOf returns the account of a record's key, or the zero key.
+func keyOf(key string) account.Key {
+	text := key
+	if i := strings.LastIndexByte(key, '.'); i >= 0 {
+		text = key[:i]
+	}
+	k, err := account.ParseKey(text)
+	if err != nil {
+		return account.Key{}
+	}
+	return k
+}
