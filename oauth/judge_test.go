@@ -42,6 +42,7 @@ func TestP9JudgeFailures(t *testing.T) {
 		{name: "openai token expired", platform: "openai", status: 401, body: openaiError("token_expired"), want: provider.Rejected, code: "token_expired"},
 		{name: "openai both shapes", platform: "openai", status: 400, body: `{"error":"invalid_grant","code":"refresh_token_reused"}`, want: provider.Rejected, code: "refresh_token_reused", reused: true},
 		{name: "openai code beside dead error", platform: "openai", status: 400, body: `{"error":"invalid_grant","code":"refresh_token_expired"}`, want: provider.Rejected, code: "refresh_token_expired"},
+		{name: "openai reuse behind another dead code", platform: "openai", status: 400, body: `{"error":{"code":"invalid_grant","type":"refresh_token_reused"}}`, want: provider.Rejected, code: "refresh_token_reused", reused: true},
 		{name: "openai type", platform: "openai", status: 403, body: `{"error":{"type":"invalid_grant"}}`, want: provider.Rejected, code: "invalid_grant"},
 		{name: "anthropic", platform: "anthropic", status: 400, body: `{"error":"invalid_grant","error_description":"Refresh token not found or invalid"}`, want: provider.Rejected, code: "invalid_grant"},
 		{name: "google", platform: "gemini", status: 400, body: `{"error":"invalid_grant","error_description":"Bad Request"}`, want: provider.Rejected, code: "invalid_grant"},

@@ -52,13 +52,11 @@ func (c *Client) build(d Definition, cred account.Credentials) (request, error) 
 		// RFC 6749 §2.3.1: both are form-encoded first.
 		probe := http.Request{Header: header}
 		probe.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret.Reveal()))
-	case AuthBody:
+	default: // with AuthNone there is no secret
 		fields["client_id"] = id
 		if !secret.IsZero() {
 			fields["client_secret"] = secret.Reveal()
 		}
-	default:
-		fields["client_id"] = id
 	}
 	body, contentType := encode(d.Encoding, fields)
 	header.Set("Content-Type", contentType)

@@ -158,6 +158,7 @@ func TestSendRequestForms(t *testing.T) {
 	}{
 		{"form none", nil, nil, "client_id=client-1&" + grant, ""},
 		{"form none keeps its secret", []func(*oauth.Definition){secret}, nil, "client_id=client-1&" + grant, ""},
+		{"form none keeps the account's secret", nil, []func(*account.Credentials){ownSecret}, "client_id=client-1&" + grant, ""},
 		{"form params", []func(*oauth.Definition){params}, nil, "client_id=client-1&" + grant + "&resource=https%3A%2F%2Fapi.example%2Fv1&scope=openid+email", ""},
 		{"form body", []func(*oauth.Definition){secret, auth(oauth.AuthBody)}, nil, "client_id=client-1&client_secret=" + secretForm + "&" + grant, ""},
 		{"form basic", []func(*oauth.Definition){secret, auth(oauth.AuthBasic)}, nil, grant, basic("client-1", clientSecret)},
