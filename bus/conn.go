@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,7 +69,8 @@ func Connect(cfg Config) (*nats.Conn, error) {
 		cfg.NKey = cmp.Or(cfg.NKey, cfg.Server.KeyFile(RoleWorker))
 		cfg.InboxPrefix = cmp.Or(cfg.InboxPrefix, InboxPrefix(RoleWorker))
 	}
-	opts, err := cfg.options()
+	r := newReporter(cfg)
+	opts, err := cfg.options(r)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
@@ -85,6 +88,7 @@ func Connect(cfg Config) (*nats.Conn, error) {
 	if nc, err = opts.Connect(); err != nil {
 		return nil, fmt.Errorf("connect to NATS at %s: %w", cfg.where(), err)
 	}
+	r.first.Store(nc)
 	return nc, nil
 }
 
@@ -102,16 +106,20 @@ func (c Config) where() string {
 	}
 	names := make([]string, len(c.URLs))
 	for i, u := range c.URLs {
-		scheme, rest, ok := strings.Cut(u, "://")
-		if !ok {
-			scheme, rest = "nats", u
-		}
-		names[i] = scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
+		names[i] = redact(u)
 	}
 	return strings.Join(names, ",")
 }
 
-func (c Config) options() (nats.Options, error) {
+func redact(u string) string {
+	scheme, rest, ok := strings.Cut(u, "://")
+	if !ok {
+		scheme, rest = "nats", u
+	}
+	return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
+}
+
+func (c Config) options(r *reporter) (nats.Options, error) {
 	opts := nats.GetDefaultOptions()
 	opts.Servers = c.URLs
 	opts.Name = c.Name
@@ -119,8 +127,7 @@ func (c Config) options() (nats.Options, error) {
 	opts.PingInterval, opts.MaxPingsOut = pingInterval, pingsOut
 	opts.MaxReconnect = -1
 	opts.IgnoreAuthErrorAbort = true
-	opts.CustomReconnectDelayCB = reconnectDelay
-	newReporter(c).install(&opts)
+	r.install(&opts)
 
 	var problems []error
 	use := func(what string, o nats.Option, err error) {
@@ -138,6 +145,11 @@ func (c Config) options() (nats.Options, error) {
 		use("embedded server", nats.InProcessServer(c.Server), nil)
 	} else if len(c.URLs) == 0 {
 		problems = append(problems, errors.New("no server is named"))
+	}
+	for _, u := range c.URLs {
+		if _, err := url.Parse(u); err != nil && strings.Contains(u, "://") { // it quotes the whole URL
+			problems = append(problems, fmt.Errorf("server %s: want nats://host:port or tls://host:port", redact(u)))
+		}
 	}
 	c.credentials(use)
 	return opts, errors.Join(problems...)
@@ -217,12 +229,17 @@ func permanent(err error) bool {
 	return errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted)
 }
 
-// reporter turns the connection's callbacks, which come one after the other,
-// into log lines and hooks.
+// reporter turns the connection's callbacks into log lines and hooks.
 type reporter struct {
-	log     *slog.Logger
+	log *slog.Logger
+
+	mu      sync.Mutex // held while a hook runs; guards refused
 	hooks   Hooks
-	refused atomic.Bool // since the last connection; the log has it
+	refused bool // since the last connection; the log has it
+
+	// first is the connection that was not made at once. The library reports
+	// no refusal before the first connection; see delay.
+	first atomic.Pointer[nats.Conn]
 }
 
 func newReporter(c Config) *reporter {
@@ -234,12 +251,24 @@ func (r *reporter) install(opts *nats.Options) {
 	opts.ReconnectedCB = r.connected
 	opts.DisconnectedErrCB = r.disconnected
 	opts.ReconnectErrCB = func(_ *nats.Conn, err error) { r.failed(err) }
+	opts.CustomReconnectDelayCB = r.delay
 	opts.AsyncErrorCB = r.asyncError
 	opts.ClosedCB = r.closed
 }
 
+// delay is called when all servers were tried n times.
+func (r *reporter) delay(n int) time.Duration {
+	if nc := r.first.Load(); nc != nil && refused(nc.LastError()) {
+		r.failed(nc.LastError())
+	}
+	return reconnectDelay(n)
+}
+
 func (r *reporter) connected(nc *nats.Conn) {
-	r.refused.Store(false)
+	r.first.Store(nil)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = false
 	r.log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
 	if r.hooks.Connected != nil {
 		r.hooks.Connected()
@@ -250,6 +279,8 @@ func (r *reporter) disconnected(nc *nats.Conn, err error) {
 	if nc.IsClosed() {
 		return // we did it
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.log.Warn("connection to NATS lost; reconnecting", "error", errorText(err))
 	if r.hooks.Disconnected != nil {
 		r.hooks.Disconnected(err)
@@ -257,9 +288,12 @@ func (r *reporter) disconnected(nc *nats.Conn, err error) {
 }
 
 func (r *reporter) failed(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if refused(err) {
 		err = fmt.Errorf("%w (%w)", ErrCredentials, err)
-		if !r.refused.Swap(true) {
+		if !r.refused {
+			r.refused = true
 			r.log.Error("NATS refuses our credentials; trying again", "error", err)
 		}
 		if r.hooks.Refused != nil {
@@ -279,6 +313,8 @@ func (r *reporter) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 		if sub != nil {
 			subject = sub.Subject
 		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.log.Warn("messages were dropped because they came faster than we took them", "subject", subject)
 		if r.hooks.SlowConsumer != nil {
 			r.hooks.SlowConsumer(subject)
@@ -291,9 +327,10 @@ func (r *reporter) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 }
 
 func (r *reporter) closed(nc *nats.Conn) {
-	err := nc.LastError()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.hooks.Closed != nil {
-		r.hooks.Closed(err)
+		r.hooks.Closed(nc.LastError())
 	}
 }
 
@@ -309,5 +346,7 @@ func flush(ctx context.Context, nc *nats.Conn) error {
 	if !nc.IsConnected() {
 		return nil // nothing waits to be sent but what a reconnect sends
 	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a flush wants a deadline
+	defer cancel()
 	return nc.FlushWithContext(ctx)
 }

@@ -75,7 +75,9 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error) {
 		w.Close()
 		return nil, err
 	}
-	if err := flush(ctx, cfg.Conn); err != nil && ctx.Err() != nil {
+	// When this returns the worker is found. A connection that is lost just now
+	// finds it again by itself.
+	if err := flush(ctx, cfg.Conn); err != nil && (ctx.Err() != nil || cfg.Conn.IsConnected()) {
 		w.Close()
 		return nil, fmt.Errorf("start worker on the bus: %w", err)
 	}
