@@ -107,6 +107,12 @@ type Fingerprints struct {
 	Dead    string   `json:"dead,omitempty"`  // the refresh token that the endpoint refused for good
 }
 
+// NotToBeSent reports whether the refresh token is known to be dead or spent:
+// sending it can only do harm.
+func (f Fingerprints) NotToBeSent() bool {
+	return f.Refresh != "" && (f.Dead == f.Refresh || slices.Contains(f.Spent, f.Refresh))
+}
+
 // WithSpent returns f with one more spent refresh token.
 func (f Fingerprints) WithSpent(fingerprint string) Fingerprints {
 	if fingerprint == "" || slices.Contains(f.Spent, fingerprint) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/tokenbus/tokenbus/account"
 )
@@ -56,7 +57,7 @@ func TestParseKey(t *testing.T) {
 			if !ok || !strings.Contains(err.Error(), tc.reason) || !k.IsZero() {
 				t.Fatalf("ParseKey = %v, %v; want a KeyError with %q", k, err, tc.reason)
 			}
-			if keyErr.Text != tc.text || len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\n\x00\xff") {
+			if keyErr.Text != tc.text || len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\n\x00") || !utf8.ValidString(err.Error()) {
 				t.Errorf("the error isn't one printable line: %q", err)
 			}
 		})

@@ -208,7 +208,7 @@ func list(t *testing.T, system string) []pkg {
 func TestLayersPointDown(t *testing.T) {
 	var seen []string
 	for _, l := range layers {
-		for _, may := range strings.Fields(l.may) {
+		for may := range strings.FieldsSeq(l.may) {
 			if !slices.Contains(seen, may) {
 				t.Errorf("%s may import %s, which stands below it or nowhere", l.pkg, may)
 			}
