@@ -25,7 +25,7 @@ func (p *Provider) Put(ctx context.Context, r events.PutRequest) (events.Account
 	if err != nil {
 		return events.Account{}, err
 	}
-	return p.change(ctx, key, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	return p.change(ctx, key, func(ctx context.Context, a *reading) (reading, error) {
 		return p.put(ctx, a, key, c, r)
 	})
 }
@@ -56,54 +56,49 @@ func (p *Provider) readPut(r events.PutRequest) (account.Key, account.Credential
 }
 
 // put makes one attempt. a is nil if there is no document.
-func (p *Provider) put(ctx context.Context, a *account.Account, key account.Key, c account.Credentials, r events.PutRequest) (account.Account, error) {
-	var b account.Account
-	if a != nil {
-		b = a.Clone()
+func (p *Provider) put(ctx context.Context, a *reading, key account.Key, c account.Credentials, r events.PutRequest) (reading, error) {
+	if a == nil {
+		a = &reading{mark: p.l1.mark(key)}
 	}
-	current := account.Version(0)
-	if a != nil && !a.Deleted() {
-		current = a.Version
+	current := a.Version
+	if a.Deleted() {
+		current = 0
 	}
 	if r.IfVersion != nil && *r.IfVersion != current {
-		return b, events.BadRequest(fmt.Sprintf("if_version: %s is at version %d", key, current))
+		return *a, events.BadRequest(fmt.Sprintf("if_version: %s is at version %d", key, current))
 	}
-	fingerprint := p.sealer.Fingerprint(c.RefreshToken)
-	if a != nil && slices.Contains(a.Fingerprints.Spent, fingerprint) {
-		return b, events.BadRequest(fmt.Sprintf("credentials.refresh_token: this fleet has spent it already; %s needs a new login, not an old login file", key))
+	if slices.Contains(a.Fingerprints.Spent, p.sealer.Fingerprint(c.RefreshToken)) {
+		return *a, events.BadRequest(fmt.Sprintf("credentials.refresh_token: this fleet has spent it already; %s needs a new login, not an old login file", key))
 	}
-	if current > 0 {
-		old, err := p.open(&b)
-		if err != nil {
-			return b, err
+	if current > 0 && a.credentials.Equal(c) {
+		if r.Label == nil || *r.Label == a.Label {
+			return *a, nil
 		}
-		if old.Equal(c) {
-			if r.Label == nil || *r.Label == b.Label {
-				return b, nil
-			}
-			return p.update(ctx, key, account.Guard{Version: b.Version}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: *r.Label}, At: p.now()})
-		}
+		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: *r.Label}, At: p.now()})
 	}
-	return p.putNew(ctx, a, b, key, c, r)
+	return p.putNew(ctx, a, key, c, r)
 }
 
 // putNew writes a login that differs from what is there.
-func (p *Provider) putNew(ctx context.Context, a *account.Account, b account.Account, key account.Key, c account.Credentials, r events.PutRequest) (account.Account, error) {
+func (p *Provider) putNew(ctx context.Context, a *reading, key account.Key, c account.Credentials, r events.PutRequest) (reading, error) {
 	floor, err := p.floor(ctx, key)
 	if err != nil {
-		return b, err
+		return *a, err
 	}
-	now := p.now()
-	same := a != nil && !a.Deleted() && a.Fingerprints.Refresh == p.sealer.Fingerprint(c.RefreshToken)
+	create := a.Key.IsZero()
+	b := a.Clone()
 	b.Key, b.Type, b.DeletedAt = key, "oauth", time.Time{}
 	b.Version, b.Rev = max(b.Version, floor.Version)+1, max(b.Rev, floor.Rev)+1
 	if err := p.setCredentials(&b, c); err != nil {
-		return b, err
+		return *a, err
 	}
-	if !same { // a rotation of another refresh token is of no use any more
-		b.Rotation, b.Fingerprints.Dead = nil, ""
+	if b.Fingerprints.Refresh != a.Fingerprints.Refresh {
+		b.Rotation, b.Fingerprints.Dead = nil, "" // what was about the other refresh token
 	}
-	if b.Fingerprints.Dead == "" && b.Status != account.Disabled || a != nil && a.Deleted() {
+	if create || a.Deleted() {
+		b.Status, b.CreatedAt = account.Active, p.now()
+	}
+	if b.Status == account.ReauthRequired && !b.Fingerprints.NotToBeSent() {
 		b.Status = account.Active
 	}
 	b.IssuedAt, b.EarliestRefreshAt, b.ForcedStreak = time.Time{}, time.Time{}, 0
@@ -111,21 +106,19 @@ func (p *Provider) putNew(ctx context.Context, a *account.Account, b account.Acc
 	if r.Label != nil {
 		b.Label = *r.Label
 	}
-	if a == nil || a.Deleted() {
-		b.CreatedAt = now
-	}
-	b.UpdatedAt, b.SchemaVersion = now, account.SchemaVersion
+	b.UpdatedAt, b.SchemaVersion = p.now(), account.SchemaVersion
 	policy, _ := p.endpoint.Policy(key.Platform())
 	b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
 	b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
-	if a == nil {
-		return b, p.withTimeout(ctx, func(ctx context.Context) error { return p.store.Create(ctx, b) })
+	if create {
+		err := p.withTimeout(ctx, func(ctx context.Context) error { return p.store.Create(ctx, b) })
+		return reading{b, c, a.mark}, err
 	}
-	return p.update(ctx, key, guardOf(a), account.Change{
+	return p.write(ctx, a, guardOf(&a.Account), account.Change{
 		Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldStatus |
 			account.FieldFailure | account.FieldForced | account.FieldRefreshAt | account.FieldLabel | account.FieldAnnounce |
 			account.FieldDeleted | account.FieldRev,
-		To: b, At: now,
+		To: b, At: p.now(),
 	})
 }
 
@@ -157,9 +150,9 @@ func (p *Provider) floor(ctx context.Context, key account.Key) (events.Bump, err
 // change runs an operator's compare-and-set until it wins, and announces what
 // it wrote. f gets nil if there is no document, and returns the document as it
 // is afterwards.
-func (p *Provider) change(ctx context.Context, key account.Key, f func(context.Context, *account.Account) (account.Account, error)) (events.Account, error) {
+func (p *Provider) change(ctx context.Context, key account.Key, f func(context.Context, *reading) (reading, error)) (events.Account, error) {
 	for range casRounds {
-		a, err := p.store.Get(ctx, key)
+		a, err := p.read(ctx, key)
 		found := &a
 		if errors.Is(err, ErrNotFound) {
 			found, err = nil, nil
@@ -175,11 +168,9 @@ func (p *Provider) change(ctx context.Context, key account.Key, f func(context.C
 			return events.Account{}, adminError(key, err)
 		}
 		if found == nil || doc.Rev != a.Rev {
-			if err := p.adopt(&doc); err != nil {
-				return events.Account{}, adminError(key, err)
-			}
+			p.adopt(&doc)
 		}
-		return events.NewAccount(doc), nil
+		return events.NewAccount(doc.Account), nil
 	}
 	return events.Account{}, unavailable(retrySoon, "%s: it changes too fast; try again", key)
 }
@@ -192,14 +183,14 @@ func adminError(key account.Key, err error) *events.Error {
 }
 
 // existing wraps f for verbs that need an account.
-func (p *Provider) existing(ctx context.Context, r events.KeyRequest, f func(context.Context, *account.Account) (account.Account, error)) (events.Account, error) {
+func (p *Provider) existing(ctx context.Context, r events.KeyRequest, f func(context.Context, *reading) (reading, error)) (events.Account, error) {
 	key, err := account.NewKey(r.Platform, r.ID)
 	if err != nil {
 		return events.Account{}, events.BadRequest(err.Error())
 	}
-	return p.change(ctx, key, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	return p.change(ctx, key, func(ctx context.Context, a *reading) (reading, error) {
 		if a == nil || a.Deleted() {
-			return account.Account{}, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
+			return reading{}, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
 		}
 		return f(ctx, a)
 	})
@@ -207,7 +198,7 @@ func (p *Provider) existing(ctx context.Context, r events.KeyRequest, f func(con
 
 // Get returns what an operator may see of an account.
 func (p *Provider) Get(ctx context.Context, r events.KeyRequest) (events.Account, error) {
-	return p.existing(ctx, r, func(_ context.Context, a *account.Account) (account.Account, error) { return *a, nil })
+	return p.existing(ctx, r, func(_ context.Context, a *reading) (reading, error) { return *a, nil })
 }
 
 // List returns accounts in the order of their keys.
@@ -252,28 +243,24 @@ func (p *Provider) Patch(ctx context.Context, r events.PatchRequest) (events.Acc
 	if err != nil {
 		return events.Account{}, err
 	}
-	return p.existing(ctx, events.KeyRequest{Platform: r.Platform, ID: r.ID}, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	return p.existing(ctx, events.KeyRequest{Platform: r.Platform, ID: r.ID}, func(ctx context.Context, a *reading) (reading, error) {
 		b := a.Clone()
-		c, err := p.open(&b)
-		if err != nil {
-			return b, err
-		}
 		if r.Label != nil {
 			b.Label = *r.Label
 		}
-		next := edit(c)
-		if next.Equal(c) {
+		next := edit(a.credentials)
+		if next.Equal(a.credentials) {
 			if b.Label == a.Label {
-				return b, nil
+				return *a, nil
 			}
-			return p.update(ctx, a.Key, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: b, At: p.now()})
+			return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: b, At: p.now()})
 		}
 		if err := p.setCredentials(&b, next); err != nil {
-			return b, err
+			return *a, err
 		}
 		b.Version++
 		b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
-		return p.update(ctx, a.Key, account.Guard{Version: a.Version}, account.Change{
+		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{
 			Fields: account.FieldVersion | account.FieldCredentials | account.FieldLabel | account.FieldAnnounce,
 			To:     b, BumpRev: true, At: p.now(),
 		})
@@ -334,12 +321,12 @@ func readPatch(r events.PatchRequest) (func(account.Credentials) account.Credent
 
 // Delete erases the credentials and leaves a tombstone.
 func (p *Provider) Delete(ctx context.Context, r events.KeyRequest) (events.Account, error) {
-	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *reading) (reading, error) {
 		b := account.Account{
 			Key: a.Key, Type: a.Type, Version: a.Version + 1, Fingerprints: account.Fingerprints{Spent: a.Fingerprints.Spent},
 			AnnouncePending: true, Reason: "", DeletedAt: p.now(),
 		}
-		return p.update(ctx, a.Key, account.Guard{Version: a.Version}, account.Change{
+		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{
 			Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldFailure |
 				account.FieldForced | account.FieldRefreshAt | account.FieldLabel | account.FieldAnnounce | account.FieldDeleted,
 			To: b, BumpRev: true, At: p.now(),
@@ -350,12 +337,12 @@ func (p *Provider) Delete(ctx context.Context, r events.KeyRequest) (events.Acco
 
 // Enable undoes Disable and nothing else.
 func (p *Provider) Enable(ctx context.Context, r events.KeyRequest) (events.Account, error) {
-	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *reading) (reading, error) {
 		if a.Status != account.Disabled {
 			return *a, nil
 		}
 		status := account.Active
-		if a.HasRefreshToken() && a.Fingerprints.Dead == a.Fingerprints.Refresh {
+		if a.Fingerprints.NotToBeSent() {
 			status = account.ReauthRequired
 		}
 		return p.setStatus(ctx, a, status)
@@ -365,7 +352,7 @@ func (p *Provider) Enable(ctx context.Context, r events.KeyRequest) (events.Acco
 
 // Disable stops the account: no token, no refresh, until Enable.
 func (p *Provider) Disable(ctx context.Context, r events.KeyRequest) (events.Account, error) {
-	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *reading) (reading, error) {
 		if a.Status == account.Disabled {
 			return *a, nil
 		}
@@ -374,10 +361,10 @@ func (p *Provider) Disable(ctx context.Context, r events.KeyRequest) (events.Acc
 	return p.told(doc, err, events.StatusDisabled, "an operator disabled the account")
 }
 
-func (p *Provider) setStatus(ctx context.Context, a *account.Account, s account.Status) (account.Account, error) {
-	return p.update(ctx, a.Key, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
+func (p *Provider) setStatus(ctx context.Context, a *reading, s account.Status) (reading, error) {
+	return p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
 		Fields: account.FieldStatus | account.FieldAnnounce, BumpRev: true, At: p.now(),
-		To: account.Account{Status: s, AnnouncePending: true, Reason: pendingReason(a)},
+		To: account.Account{Status: s, AnnouncePending: true, Reason: pendingReason(&a.Account)},
 	})
 }
 
@@ -393,7 +380,7 @@ func pendingReason(a *account.Account) string {
 // refresh token go, and every cached copy is dropped. A rotation in doubt
 // stays.
 func (p *Provider) ClearError(ctx context.Context, r events.KeyRequest) (events.Account, error) {
-	doc, err := p.existing(ctx, r, func(ctx context.Context, a *account.Account) (account.Account, error) {
+	doc, err := p.existing(ctx, r, func(ctx context.Context, a *reading) (reading, error) {
 		b := a.Clone()
 		b.Fingerprints.Dead = ""
 		b.CooldownUntil, b.Failures, b.LastError = time.Time{}, 0, nil
@@ -402,8 +389,8 @@ func (p *Provider) ClearError(ctx context.Context, r events.KeyRequest) (events.
 		}
 		policy, _ := p.endpoint.Policy(a.Key.Platform())
 		b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
-		b.AnnouncePending, b.Reason = true, pendingReason(a)
-		return p.update(ctx, a.Key, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
+		b.AnnouncePending, b.Reason = true, pendingReason(&a.Account)
+		return p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
 			Fields: account.FieldFingerprints | account.FieldFailure | account.FieldStatus | account.FieldRefreshAt | account.FieldAnnounce,
 			To:     b, BumpRev: true, At: p.now(),
 		})

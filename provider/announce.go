@@ -13,21 +13,17 @@ import (
 // the event, then the bump. Only when all three are acknowledged is the mark
 // cleared that makes the sweep announce it again. Announcing twice is
 // harmless.
-func (p *Provider) announce(ctx context.Context, a *account.Account) {
+func (p *Provider) announce(ctx context.Context, a *reading) {
 	if err := p.announceOnce(ctx, a); err != nil {
 		p.log.Warn("announcement is incomplete; it will be repeated", "account", a.Key.String(), "version", a.Version, "rev", a.Rev, "error", err)
 	}
 }
 
-func (p *Provider) announceOnce(ctx context.Context, a *account.Account) error {
+func (p *Provider) announceOnce(ctx context.Context, a *reading) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	c, err := p.open(a)
-	if err != nil {
-		return err
-	}
 	policy, _ := p.endpoint.Policy(a.Key.Platform())
-	entry, err := p.sealView(viewOf(a, c, policy))
+	entry, err := p.sealView(viewOf(&a.Account, a.credentials, policy))
 	if err != nil {
 		return err
 	}

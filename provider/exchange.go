@@ -15,13 +15,13 @@ import (
 // exchange sends the refresh token of a begun rotation, once, and sees to it
 // that the outcome is written. It runs to its end whatever becomes of those
 // who wait. started is when the record's write was begun.
-func (p *Provider) exchange(ctx context.Context, a *account.Account, c account.Credentials, w want, policy Policy, started time.Duration) error {
+func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Policy, started time.Duration) error {
 	if !policy.ServeWhileRefreshing {
 		p.l1.update(a.Key, func(e *l1Entry) { e.busy = p.clock.Now().Add(policy.Timeout) })
-		p.tellNow(ctx, a, events.StatusRefreshing, "the endpoint ends the old access token during a refresh", p.clock.Now().Add(policy.Timeout))
+		p.tellNow(ctx, &a.Account, events.StatusRefreshing, "the endpoint ends the old access token during a refresh", p.clock.Now().Add(policy.Timeout))
 	}
 	beat := p.startHeartbeat(ctx, a, started)
-	raw, sendErr := p.endpoint.Send(ctx, SendRequest{Platform: a.Key.Platform(), Credentials: c, BeforeFirstByte: beat.allow})
+	raw, sendErr := p.endpoint.Send(ctx, SendRequest{Platform: a.Key.Platform(), Credentials: a.credentials, BeforeFirstByte: beat.allow})
 	rec := Record{
 		Key: a.Key, RotationID: a.Rotation.ID, FromVersion: a.Version, Worker: p.worker, Host: p.host, At: p.now(),
 		From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}, Reason: w.reason,
@@ -118,7 +118,7 @@ type heartbeat struct {
 
 var errFenced = errors.New("the rotation's heartbeat is too old to send anything")
 
-func (p *Provider) startHeartbeat(ctx context.Context, a *account.Account, started time.Duration) *heartbeat {
+func (p *Provider) startHeartbeat(ctx context.Context, a *reading, started time.Duration) *heartbeat {
 	ctx, cancel := context.WithCancel(ctx)
 	h := &heartbeat{
 		p: p, key: a.Key, rotation: *a.Rotation, cancel: cancel, done: make(chan struct{}),
@@ -168,7 +168,9 @@ func (h *heartbeat) beat(ctx context.Context) bool {
 		h.rotation.State = account.RotationSent
 	}
 	h.mu.Unlock()
-	_, err := h.p.update(ctx, h.key, account.Guard{Rotation: &h.rotation.ID}, account.Change{
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	_, err := h.p.store.Update(ctx, h.key, account.Guard{Rotation: &h.rotation.ID}, account.Change{
 		Fields: account.FieldRotation, At: h.p.now(), To: account.Account{Rotation: &h.rotation},
 	})
 	h.mu.Lock()

@@ -97,10 +97,26 @@ func (c *l1) update(key account.Key, f func(e *l1Entry)) {
 	s.m[key] = e
 }
 
-// offer puts v in unless something newer is there, and returns the newest.
-// confirmed says that v was read from the store: then a floor above it is
-// refuted, and offer reports that.
-func (c *l1) offer(v *view, now time.Time, confirmed bool) (newest *view, refuted bool) {
+// mark is the state of L1 when a read elsewhere begins: what is heard after
+// that may be newer than what the read brings.
+type mark struct {
+	floor account.Rev
+	epoch int64
+}
+
+func (c *l1) mark(key account.Key) mark {
+	m := mark{epoch: c.epoch.Load()}
+	if e := c.get(key); e != nil {
+		m.floor = e.floor
+	}
+	return m
+}
+
+// offer puts v in unless something newer is there, and returns the newest. m
+// was taken before v was read. confirmed says that it was read from the store:
+// then a floor above it that stood before the read is refuted, and offer
+// reports that.
+func (c *l1) offer(v *view, now time.Time, m mark, confirmed bool) (newest *view, refuted bool) {
 	c.update(v.key, func(e *l1Entry) {
 		if e.view == nil || v.rev > e.view.rev || v.rev == e.view.rev && !v.gone {
 			if e.view == nil || v.rev > e.view.rev {
@@ -109,9 +125,9 @@ func (c *l1) offer(v *view, now time.Time, confirmed bool) (newest *view, refute
 			e.view = v
 		}
 		if v.rev >= e.view.rev {
-			e.checked, e.epoch = now, c.epoch.Load()
+			e.checked, e.epoch = now, m.epoch
 		}
-		if confirmed && e.floor > v.rev {
+		if confirmed && e.floor > v.rev && e.floor <= m.floor {
 			refuted = true
 			e.floor = 0
 		}

@@ -186,7 +186,7 @@ func (p *Provider) token(ctx context.Context, key account.Key, req events.TokenR
 		waited = true
 	}
 	return events.TokenReply{}, &events.Error{Code: events.CodeUnavailable, RetryAfter: retrySoon,
-		Message: fmt.Sprintf("%s: the endpoint's tokens do not live long enough for this request", key)}
+		Message: fmt.Sprintf("%s: no token that serves this request has come about", key)}
 }
 
 // wireError turns whatever a look-up failed with into an error reply.
@@ -207,11 +207,11 @@ func (p *Provider) lookup(ctx context.Context, key account.Key, req events.Token
 	if e != nil && e.view != nil && p.fresh(e, p.clock.Now()) && !p.judge(e.view, req, p.clock.Now()).unsure {
 		return e.view, events.SourceL1, nil
 	}
-	epoch := p.l1.epoch.Load()
-	if v := p.fromShared(ctx, key); v != nil && p.l1.epoch.Load() == epoch {
+	m := p.l1.mark(key)
+	if v := p.fromShared(ctx, key); v != nil {
 		now := p.clock.Now()
 		if j := p.judge(v, req, now); !j.unsure && !j.wait {
-			newest, _ := p.l1.offer(v, now, false)
+			newest, _ := p.l1.offer(v, now, m, false)
 			return newest, events.SourceShared, nil
 		}
 	}
@@ -300,38 +300,65 @@ func (p *Provider) fromStore(ctx context.Context, key account.Key) (*view, error
 }
 
 func (p *Provider) readStore(ctx context.Context, key account.Key) (*view, error) {
-	a, err := p.store.Get(ctx, key)
+	r, err := p.read(ctx, key)
 	if errors.Is(err, ErrNotFound) {
-		v := &view{key: key, gone: true}
-		p.l1.offer(v, p.clock.Now(), true)
-		return v, nil
+		return &view{key: key, gone: true}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.learn(&a)
-	if err != nil {
-		return nil, err
-	}
-	if !a.AnnouncePending {
+	v := p.learn(&r)
+	if !r.AnnouncePending {
 		p.shareView(ctx, v)
 	}
 	return v, nil
 }
 
-// learn takes a document that was read from or written to the store into L1
-// and returns the newest view.
-func (p *Provider) learn(a *account.Account) (*view, error) {
-	c, err := p.open(a)
-	if err != nil {
-		return nil, err
+// reading is a document as the store has it, opened.
+type reading struct {
+	account.Account // with the fingerprints of the credentials that are in it
+	credentials     account.Credentials
+	mark            mark // of L1 when the read or the write began
+}
+
+// read returns the document from the store. ErrNotFound is noted in L1.
+func (p *Provider) read(ctx context.Context, key account.Key) (reading, error) {
+	r := reading{mark: p.l1.mark(key)}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	var err error
+	if r.Account, err = p.store.Get(ctx, key); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			p.l1.offer(&view{key: key, gone: true}, p.clock.Now(), r.mark, true)
+		}
+		return r, err
 	}
+	r.credentials, err = p.open(&r.Account)
+	return r, err
+}
+
+// write is a compare-and-set on the document that was read.
+func (p *Provider) write(ctx context.Context, r *reading, g account.Guard, c account.Change) (reading, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	doc, err := p.store.Update(ctx, r.Key, g, c)
+	if err != nil {
+		return reading{}, err
+	}
+	w := reading{Account: doc, mark: r.mark}
+	w.credentials, err = p.open(&w.Account)
+	return w, err
+}
+
+// learn takes what was read from or written to the store into L1 and returns
+// the newest view.
+func (p *Provider) learn(a *reading) *view {
 	policy, _ := p.endpoint.Policy(a.Key.Platform())
-	v, refuted := p.l1.offer(viewOf(a, c, policy), p.clock.Now(), true)
+	v, refuted := p.l1.offer(viewOf(&a.Account, a.credentials, policy), p.clock.Now(), a.mark, true)
 	if refuted {
 		p.log.Warn("bump names a rev that the store does not have; ignored", "account", a.Key.String(), "rev", a.Rev)
 	}
-	return v, nil
+	return v
 }
 
 // shareView puts v into the shared cache, where it only replaces older ones.

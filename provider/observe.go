@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
@@ -89,7 +90,7 @@ func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) err
 	if bump, err := p.publisher.LastBump(ctx, e.Key); err == nil && bump.Version >= e.Version {
 		return nil
 	}
-	a, err := p.store.Get(ctx, e.Key)
+	a, err := p.read(ctx, e.Key)
 	if errors.Is(err, ErrNotFound) {
 		p.log.Warn("refreshed event for an account that the store does not have; ignored", "account", e.Key.String(), "version", e.Version)
 		return nil
@@ -106,30 +107,29 @@ func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) err
 			return err
 		}
 	}
-	if _, err := p.learn(&a); err != nil {
-		return err
-	}
+	p.learn(&a)
 	return p.announceOnce(ctx, &a)
 }
 
 // markPending gives a document that another program wrote what our own writes
 // have: a rev that peers can order by, fingerprints, a due time, and the mark
 // of an announcement.
-func (p *Provider) markPending(ctx context.Context, a *account.Account) (account.Account, error) {
-	if _, err := p.open(a); err != nil {
-		return *a, err
-	}
+func (p *Provider) markPending(ctx context.Context, a *reading) (reading, error) {
 	policy, _ := p.endpoint.Policy(a.Key.Platform())
 	b := a.Clone()
 	b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
+	if !a.credentials.ExpiresAt.IsZero() {
+		b.ExpiresAt = millis(a.credentials.ExpiresAt)
+	}
+	b.IssuedAt, b.EarliestRefreshAt = time.Time{}, time.Time{}
 	b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
 	if floor, err := p.floor(ctx, a.Key); err == nil {
 		b.Rev = max(a.Rev, floor.Rev) + 1
 	} else {
 		b.Rev++
 	}
-	doc, err := p.update(ctx, a.Key, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
-		Fields: account.FieldAnnounce | account.FieldFingerprints | account.FieldRefreshAt | account.FieldRev, To: b, At: p.now(),
+	doc, err := p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
+		Fields: account.FieldAnnounce | account.FieldCredentials | account.FieldFingerprints | account.FieldRefreshAt | account.FieldRev, To: b, At: p.now(),
 	})
 	if err != nil {
 		return *a, fmt.Errorf("announce external change of %s: %w", a.Key, err)

@@ -89,16 +89,17 @@ func (p *Provider) releaseLease(lease Lease) {
 // advance reads the account, decides, and takes one step. again says that
 // another worker is at it: look again later.
 func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bool) (again bool, err error) {
-	a, err := p.get(ctx, key)
+	a, err := p.deciding(ctx, key)
 	if err != nil {
 		return false, err
 	}
 	policy, known := p.endpoint.Policy(key.Platform())
 	rules := Rules{Now: p.clock.Now(), Timing: p.timing, Policy: policy, Force: w.force, Exempt: w.operator}
-	plan := Decide(&a, w.over, w.reason, p.sights.look(&a, p.clock.Elapsed()), rules)
+	plan := Decide(&a.Account, w.over, w.reason, p.sights.look(&a.Account, p.clock.Elapsed()), rules)
 	switch plan.Step {
 	case StepDone:
-		return false, p.adopt(&a)
+		p.adopt(&a)
+		return false, nil
 	case StepWait:
 		return true, nil
 	case StepRefuse:
@@ -111,7 +112,7 @@ func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bo
 		// What was answered already must be saved before anything is sent.
 		switch found, err := p.replayAccount(ctx, key); {
 		case err != nil:
-			return false, p.blocked(ctx, &a, err)
+			return false, p.blocked(&a, err)
 		case found:
 			return true, nil
 		}
@@ -125,29 +126,25 @@ func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bo
 	return p.begin(ctx, &a, w, policy)
 }
 
-// get reads the document that decides.
-func (p *Provider) get(ctx context.Context, key account.Key) (account.Account, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	a, err := p.store.Get(ctx, key)
+// deciding reads the document that decides; what goes wrong is said to those
+// who wait.
+func (p *Provider) deciding(ctx context.Context, key account.Key) (reading, error) {
+	a, err := p.read(ctx, key)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		p.l1.offer(&view{key: key, gone: true}, p.clock.Now(), true)
 		return a, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
 	case err != nil:
-		p.log.Debug("read store", "account", key.String(), "error", err)
+		p.log.Warn("read store", "account", key.String(), "error", err)
 		return a, unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", key)
 	}
 	return a, nil
 }
 
 // adopt takes over what somebody else brought.
-func (p *Provider) adopt(a *account.Account) error {
-	v, err := p.learn(a)
-	if err != nil {
-		return err
-	}
-	doc := a.Clone() // the caller goes on with its own
+func (p *Provider) adopt(a *reading) {
+	v := p.learn(a)
+	doc := *a
+	doc.Account = a.Clone() // the caller goes on with its own
 	p.background(func(ctx context.Context) {
 		if doc.AnnouncePending {
 			p.announce(ctx, &doc)
@@ -155,15 +152,12 @@ func (p *Provider) adopt(a *account.Account) error {
 			p.shareView(ctx, v)
 		}
 	})
-	return nil
 }
 
 // refuse passes on why there is no refresh now, and remembers it for as long
 // as it is sure to last.
-func (p *Provider) refuse(a *account.Account, e *events.Error, now time.Time) error {
-	if _, err := p.learn(a); err != nil {
-		return err
-	}
+func (p *Provider) refuse(a *reading, e *events.Error, now time.Time) error {
+	p.learn(a)
 	if a.CooldownUntil.After(now) && e.Code == events.CodeCoolingDown {
 		p.holdOff(a.Key, a.CooldownUntil, e)
 	}
@@ -172,20 +166,20 @@ func (p *Provider) refuse(a *account.Account, e *events.Error, now time.Time) er
 
 // doubt leaves a rotation whose worker is gone until a second send is allowed,
 // and says so once.
-func (p *Provider) doubt(ctx context.Context, a *account.Account, until time.Time) error {
+func (p *Provider) doubt(ctx context.Context, a *reading, until time.Time) error {
 	r := *a.Rotation
 	text := fmt.Sprintf("worker %s on host %s began to refresh %s and is gone; if the answer reached it, it lies in that host's spool; the refresh token is not sent again before %s",
 		r.Worker, r.Host, a.Key, until.UTC().Format(time.RFC3339))
 	if r.State != account.RotationInDoubt {
 		r.State = account.RotationInDoubt
 		now := p.now()
-		doc, err := p.update(ctx, a.Key, account.Guard{Rotation: &a.Rotation.ID, Heartbeat: &a.Rotation.Heartbeat}, account.Change{
+		doc, err := p.write(ctx, a, account.Guard{Rotation: &a.Rotation.ID, Heartbeat: &a.Rotation.Heartbeat}, account.Change{
 			Fields: account.FieldRotation | account.FieldRefreshAt, At: now,
 			To: account.Account{Rotation: &r, RefreshAt: millis(later(until, now.Add(time.Second)))},
 		})
 		if err == nil {
 			p.log.Warn("rotation in doubt", "account", a.Key.String(), "version", a.Version, "worker", r.Worker, "host", r.Host, "until", until)
-			p.tell(&doc, events.StatusInDoubt, text, time.Time{})
+			p.tell(&doc.Account, events.StatusInDoubt, text, time.Time{})
 		}
 	}
 	hold := unavailable(until.Sub(p.clock.Now()), "%s", text)
@@ -195,26 +189,22 @@ func (p *Provider) doubt(ctx context.Context, a *account.Account, until time.Tim
 }
 
 // blocked reports a journal that can't be read: nothing may be sent then.
-func (p *Provider) blocked(ctx context.Context, a *account.Account, cause error) error {
+func (p *Provider) blocked(a *reading, cause error) error {
 	p.log.Error("journal blocks the exchange", "account", a.Key.String(), "error", cause)
-	p.tell(a, events.StatusJournalBlocked, "an answer of the token endpoint may wait in a journal that can't be read: "+cause.Error(), time.Time{})
+	p.tell(&a.Account, events.StatusJournalBlocked, "an answer of the token endpoint may wait in a journal that can't be read: "+cause.Error(), time.Time{})
 	hold := unavailable(p.timing.LeaseTTL, "%s: a journal record can't be read; nothing is sent before it can", a.Key)
 	p.holdOff(a.Key, p.clock.Now().Add(p.timing.LeaseTTL), hold)
 	return hold
 }
 
 // begin writes the rotation's record and, if it won, makes the exchange.
-func (p *Provider) begin(ctx context.Context, a *account.Account, w want, policy Policy) (again bool, err error) {
+func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy) (again bool, err error) {
 	release, err := p.slot(ctx, a.Key, policy)
 	if err != nil {
 		return false, err
 	}
 	defer release()
 	if err := p.storeBehind(ctx, a); err != nil {
-		return false, err
-	}
-	c, err := p.open(a)
-	if err != nil {
 		return false, err
 	}
 	r := &account.Rotation{
@@ -229,7 +219,7 @@ func (p *Provider) begin(ctx context.Context, a *account.Account, w want, policy
 			"version", a.Version, "worker", a.Rotation.Worker, "attempt", r.Attempts)
 	}
 	started := p.clock.Elapsed()
-	doc, err := p.update(ctx, a.Key, guard, account.Change{
+	doc, err := p.write(ctx, a, guard, account.Change{
 		Fields: account.FieldRotation | account.FieldRefreshAt, At: p.now(),
 		// Due again if nobody ends the rotation.
 		To: account.Account{Rotation: r, RefreshAt: millis(p.clock.Now().Add(p.patience(a.Key.Platform())))},
@@ -238,17 +228,17 @@ func (p *Provider) begin(ctx context.Context, a *account.Account, w want, policy
 	case errors.Is(err, ErrConflict):
 		return true, nil
 	case err != nil:
-		doc, err = p.store.Get(ctx, a.Key) // done, or not done?
+		doc, err = p.read(ctx, a.Key) // done, or not done?
 		if err != nil || doc.Rotation == nil || doc.Rotation.ID != r.ID {
 			return false, unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", a.Key)
 		}
 	}
-	return false, p.exchange(ctx, &doc, c, w, policy, started)
+	return false, p.exchange(ctx, &doc, w, policy, started)
 }
 
 // storeBehind refuses to exchange for a document that is older than what peers
 // have been told: a restored backup holds a refresh token that is spent.
-func (p *Provider) storeBehind(ctx context.Context, a *account.Account) error {
+func (p *Provider) storeBehind(ctx context.Context, a *reading) error {
 	ctx, cancel := context.WithTimeout(ctx, cacheTimeout)
 	defer cancel()
 	bump, err := p.publisher.LastBump(ctx, a.Key)
@@ -257,15 +247,8 @@ func (p *Provider) storeBehind(ctx context.Context, a *account.Account) error {
 	}
 	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it", a.Version, bump.Version)
 	p.log.Error("store is behind", "account", a.Key.String(), "version", a.Version, "announced", bump.Version)
-	p.tell(a, events.StatusStoreBehind, text, time.Time{})
+	p.tell(&a.Account, events.StatusStoreBehind, text, time.Time{})
 	hold := unavailable(p.timing.LeaseTTL, "%s: %s", a.Key, text)
 	p.holdOff(a.Key, p.clock.Now().Add(p.timing.LeaseTTL), hold)
 	return hold
-}
-
-// update is a compare-and-set with the store's patience.
-func (p *Provider) update(ctx context.Context, key account.Key, g account.Guard, c account.Change) (account.Account, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	return p.store.Update(ctx, key, g, c)
 }

@@ -17,9 +17,7 @@ import (
 // result is what those who wait get. err means that the outcome is not, or not
 // certainly, in the store: call again.
 func (p *Provider) settle(ctx context.Context, rec Record, v Verdict) (result, err error) {
-	gctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	a, err := p.store.Get(gctx, rec.Key)
+	a, err := p.read(ctx, rec.Key)
 	if errors.Is(err, ErrNotFound) {
 		p.log.Warn("answer dropped: the account is gone", "account", rec.Key.String(), "rotation", rec.RotationID)
 		return &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", rec.Key)}, nil
@@ -28,26 +26,25 @@ func (p *Provider) settle(ctx context.Context, rec Record, v Verdict) (result, e
 		return nil, err
 	}
 	if a.LastRotationID == rec.RotationID { // an earlier write of this one, whose outcome was unknown
-		return nil, p.adopt(&a)
-	}
-	c, err := p.open(&a)
-	if err != nil {
-		return nil, err
+		p.adopt(&a)
+		return nil, nil
 	}
 	mine := a.Rotation != nil && a.Rotation.ID == rec.RotationID
 	brought := !v.Credentials.AccessToken.IsZero() || !v.Credentials.RefreshToken.IsZero()
 	switch {
-	case brought && p.overtaken(&a, rec, v):
+	case brought && p.overtaken(&a.Account, rec, v):
 		p.log.Warn("answer dropped: a newer login has won", "account", rec.Key.String(), "version", a.Version, "from_version", rec.FromVersion)
 		if mine {
 			return nil, p.clear(ctx, &a)
 		}
-		return nil, p.adopt(&a)
+		p.adopt(&a)
+		return nil, nil
 	case brought:
-		return p.commit(ctx, &a, c, rec, v)
+		return p.commit(ctx, &a, rec, v)
 	case !mine, a.Fingerprints.Refresh != rec.From.Refresh:
 		// Somebody took over, or a login came: the failure is history.
-		return nil, p.adopt(&a)
+		p.adopt(&a)
+		return nil, nil
 	}
 	return p.fail(ctx, &a, rec, v)
 }
@@ -64,20 +61,21 @@ func (p *Provider) overtaken(a *account.Account, rec Record, v Verdict) bool {
 }
 
 // clear removes a rotation's record that is of no use any more.
-func (p *Provider) clear(ctx context.Context, a *account.Account) error {
-	doc, err := p.update(ctx, a.Key, account.Guard{Rotation: &a.Rotation.ID}, account.Change{Fields: account.FieldRotation, At: p.now()})
+func (p *Provider) clear(ctx context.Context, a *reading) error {
+	doc, err := p.write(ctx, a, account.Guard{Rotation: &a.Rotation.ID}, account.Change{Fields: account.FieldRotation, At: p.now()})
 	if err != nil {
 		return err
 	}
-	return p.adopt(&doc)
+	p.adopt(&doc)
+	return nil
 }
 
 // commit merges what the endpoint brought over the newest document, as the
 // next version. The compare-and-set is on the version alone: a late answer is
 // still saved if nobody has committed since.
-func (p *Provider) commit(ctx context.Context, a *account.Account, c account.Credentials, rec Record, v Verdict) (result, err error) {
+func (p *Provider) commit(ctx context.Context, a *reading, rec Record, v Verdict) (result, err error) {
 	policy, _ := p.endpoint.Policy(a.Key.Platform())
-	next := p.endpoint.Describe(a.Key.Platform(), c.Merge(v.Credentials))
+	next := p.endpoint.Describe(a.Key.Platform(), a.credentials.Merge(v.Credentials))
 	b := a.Clone()
 	old := b.Fingerprints.Refresh
 	if err := p.setCredentials(&b, next); err != nil {
@@ -109,12 +107,13 @@ func (p *Provider) commit(ctx context.Context, a *account.Account, c account.Cre
 	if a.Status == account.ReauthRequired { // never over an operator's switch
 		b.Status, guard.Rev, fields = account.Active, a.Rev, fields|account.FieldStatus
 	}
-	doc, err := p.update(ctx, a.Key, guard, account.Change{Fields: fields, To: b, BumpRev: true, At: p.now()})
+	doc, err := p.write(ctx, a, guard, account.Change{Fields: fields, To: b, BumpRev: true, At: p.now()})
 	if err != nil {
 		return nil, err
 	}
 	p.log.Info("committed", "account", a.Key.String(), "version", doc.Version, "reason", rec.Reason, "expires_at", doc.ExpiresAt)
-	return nil, p.adopt(&doc)
+	p.adopt(&doc)
+	return nil, nil
 }
 
 // lifetime is how long the endpoint gives an access token.
@@ -138,7 +137,7 @@ func (p *Provider) charge(a *account.Account, v Verdict, policy Policy) {
 
 // fail records an exchange that brought nothing. The document still has this
 // rotation and the token that it was about.
-func (p *Provider) fail(ctx context.Context, a *account.Account, rec Record, v Verdict) (result, err error) {
+func (p *Provider) fail(ctx context.Context, a *reading, rec Record, v Verdict) (result, err error) {
 	if v.Outcome == Rejected {
 		return p.reject(ctx, a, rec, v)
 	}
@@ -165,7 +164,7 @@ func (p *Provider) fail(ctx context.Context, a *account.Account, rec Record, v V
 		code = events.StatusInDoubt
 		b.RefreshAt = millis(later(b.RefreshAt, secondSendAt(&b, b.Rotation, Sight{}, Rules{Now: p.clock.Now(), Timing: p.timing, Policy: policy})))
 	}
-	doc, err := p.update(ctx, a.Key, account.Guard{Rotation: &rec.RotationID}, account.Change{
+	doc, err := p.write(ctx, a, account.Guard{Rotation: &rec.RotationID}, account.Change{
 		Fields: account.FieldRotation | account.FieldFailure | account.FieldRefreshAt, To: b, At: p.now(),
 	})
 	if err != nil {
@@ -179,7 +178,7 @@ func (p *Provider) fail(ctx context.Context, a *account.Account, rec Record, v V
 		return e, nil
 	}
 	p.holdOff(a.Key, doc.CooldownUntil, e)
-	p.tell(&doc, code, v.Message, doc.CooldownUntil)
+	p.tell(&doc.Account, code, v.Message, doc.CooldownUntil)
 	return e, nil
 }
 
@@ -203,7 +202,7 @@ func leftover(r *account.Rotation, o Outcome) *account.Rotation {
 // this fleet itself knows: a refresh token that it may have sent before is a
 // rotation lost; one that it has sent once and that was used before has a
 // second writer.
-func (p *Provider) reject(ctx context.Context, a *account.Account, rec Record, v Verdict) (result, err error) {
+func (p *Provider) reject(ctx context.Context, a *reading, rec Record, v Verdict) (result, err error) {
 	code, text := v.Code, v.Message
 	switch {
 	case a.Rotation.Attempts > 1:
@@ -223,7 +222,7 @@ func (p *Provider) reject(ctx context.Context, a *account.Account, rec Record, v
 	b.LastError = &account.LastError{Code: code, Message: text, At: p.now()}
 	b.RefreshAt = time.Time{}
 	b.AnnouncePending, b.Reason = true, ""
-	doc, err := p.update(ctx, a.Key, account.Guard{Version: a.Version, Rev: a.Rev, Rotation: &rec.RotationID}, account.Change{
+	doc, err := p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev, Rotation: &rec.RotationID}, account.Change{
 		Fields: account.FieldStatus | account.FieldRotation | account.FieldLastRotation | account.FieldFingerprints |
 			account.FieldFailure | account.FieldRefreshAt | account.FieldAnnounce,
 		To: b, BumpRev: true, At: p.now(),
@@ -232,10 +231,8 @@ func (p *Provider) reject(ctx context.Context, a *account.Account, rec Record, v
 		return nil, err
 	}
 	p.log.Warn("grant is dead", "account", a.Key.String(), "version", a.Version, "code", code)
-	if err := p.adopt(&doc); err != nil {
-		return nil, err
-	}
-	p.tell(&doc, code, text, time.Time{})
+	p.adopt(&doc)
+	p.tell(&doc.Account, code, text, time.Time{})
 	return &events.Error{Code: events.CodeReauthRequired,
 		Message: fmt.Sprintf("%s: a person must log in again (%s: %s)", a.Key, code, text)}, nil
 }

@@ -67,7 +67,7 @@ func (p *Provider) refreshDue(ctx context.Context) {
 
 // rotateDue refreshes an account at the version that it has.
 func (p *Provider) rotateDue(key account.Key) error {
-	a, err := p.get(p.base, key)
+	a, err := p.deciding(p.base, key)
 	if err != nil || a.Deleted() || a.RefreshAt.IsZero() || a.RefreshAt.After(p.clock.Now()) {
 		return err
 	}
@@ -87,13 +87,12 @@ func (p *Provider) announcePending(ctx context.Context) {
 		return
 	}
 	for _, key := range keys {
-		a, err := p.get(ctx, key)
+		a, err := p.read(ctx, key)
 		// A fresh one is being announced by whoever wrote it.
 		if err != nil || !a.AnnouncePending || p.clock.Now().Sub(a.UpdatedAt) < pendingEvery {
 			continue
 		}
-		if _, err := p.learn(&a); err == nil {
-			p.announce(ctx, &a)
-		}
+		p.learn(&a)
+		p.announce(ctx, &a)
 	}
 }

@@ -70,7 +70,7 @@ func (t Timing) refreshAhead(lifetime time.Duration) time.Duration {
 // refreshAt returns when a proactive refresh of the credentials in a is due;
 // zero means never. rnd in [0,1) spreads accounts that came together.
 func (t Timing) refreshAt(a *account.Account, p Policy, rnd float64) time.Time {
-	if !a.HasRefreshToken() || a.Deleted() || a.Fingerprints.Dead == a.Fingerprints.Refresh {
+	if !a.HasRefreshToken() || a.Deleted() || a.Fingerprints.NotToBeSent() {
 		return time.Time{}
 	}
 	var at time.Time

@@ -64,7 +64,7 @@ func viewOf(a *account.Account, c account.Credentials, p Policy) *view {
 		token: c.AccessToken, tokenType: c.TokenType, expires: a.ExpiresAt,
 		end: ends(a.ExpiresAt, a.IssuedAt, a.Lifetime), lifetime: a.Lifetime,
 		issued: a.IssuedAt, streak: a.ForcedStreak, earliest: tooEarlyUntil(a, p),
-		hasRefresh: a.HasRefreshToken(), dead: a.HasRefreshToken() && a.Fingerprints.Dead == a.Fingerprints.Refresh,
+		hasRefresh: a.HasRefreshToken(), dead: a.Fingerprints.NotToBeSent(),
 	}
 	if v.tokenType == "" {
 		v.tokenType = "Bearer"
