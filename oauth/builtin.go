@@ -23,7 +23,7 @@ func Builtin() Definitions {
 				"refresh_token_invalidated", "invalid_refresh_token", "app_session_terminated", "token_expired"}
 			// It has been seen to call a refresh token that is seconds old
 			// invalidated, which reads like the end of the grant.
-			d.MinRefreshAge = time.Minute
+			d.MinRefreshAge = 10 * time.Second
 		}),
 		"anthropic": define("https://platform.claude.com/v1/oauth/token", "9d1c250a-e61b-44d9-88ed-5944d1962f5e", func(d *Definition) {
 			d.Encoding = EncodingJSON
