@@ -1,0 +1,267 @@
+// Package spool is the journal on the local disk: the answer of a token
+// endpoint is in a file before anything else is done with it.
+//
+// Each record is one file, <platform>.<id>.<rotation id>.json, mode 0600,
+// written under a temporary name with one write and renamed. Its answer is
+// sealed. Nothing but Delete removes a record: a file that can't be read is
+// reported with its path, for a person to look at.
+//
+// The folder belongs to one process at a time; the worker's lock on its data
+// folder sees to that.
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// Config is what [Open] needs.
+type Config struct {
+	// Dir is the folder of the records. It is created, mode 0700, if it is
+	// missing; its parent must exist. Required.
+	Dir string
+	// Logger hears of a folder that others may read. Default: discard.
+	Logger *slog.Logger
+}
+
+// Spool keeps records in a folder. It is safe for concurrent use.
+type Spool struct {
+	dir string
+
+	mu sync.Mutex // guards leftovers
+	// leftovers are the temporary files that an earlier process did not get
+	// to rename, by the name that they were to have. A later temporary file
+	// is one that a Put or Stash of this process is at work on.
+	leftovers map[string][]string
+}
+
+var _ provider.Spool = (*Spool)(nil)
+
+const (
+	tempEnd   = ".tmp"
+	probeName = ".probe-*" // as os.CreateTemp has it
+	probe     = ".probe-"
+)
+
+// Open opens the folder, and makes sure that files can be made in it.
+func Open(c Config) (*Spool, error) {
+	if c.Dir == "" {
+		return nil, errors.New("open spool: no folder is named")
+	}
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("open spool: %w", err)
+	case !info.IsDir():
+		return nil, fmt.Errorf("open spool: %s is no folder", dir)
+	case info.Mode().Perm()&0o077 != 0 && c.Logger != nil:
+		c.Logger.Warn("spool folder is open to others", "dir", dir, "mode", info.Mode().Perm().String())
+	}
+	f, err := os.CreateTemp(dir, probeName)
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	s := &Spool{dir: dir, leftovers: map[string][]string{}}
+	names, err := s.names()
+	for _, name := range names {
+		if final, ok := finalName(name); ok {
+			s.leftovers[final] = append(s.leftovers[final], name)
+		}
+	}
+	return s, err
+}
+
+// Stash keeps the record through the death of the process, though not of the
+// machine: one write, no fsync. [Spool.Put] makes a stashed record durable.
+func (s *Spool) Stash(ctx context.Context, r provider.Record) error {
+	return s.write(ctx, "stash", r, false)
+}
+
+// Put implements [provider.Journal]: file and folder are synced to the disk.
+func (s *Spool) Put(ctx context.Context, r provider.Record) error {
+	return s.write(ctx, "put", r, true)
+}
+
+func (s *Spool) write(ctx context.Context, verb string, r provider.Record, durable bool) error {
+	name, data, err := encode(r)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s spool record %s: %w", verb, name, err)
+	}
+	if err := s.replace(name, data, durable); err != nil {
+		return fmt.Errorf("%s spool record %s: %w", verb, name, err)
+	}
+	return nil
+}
+
+// replace writes a temporary file and renames it, so that the name always
+// stands for a whole record.
+func (s *Spool) replace(name string, data []byte, durable bool) (err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, tempName(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // whoever called knows that nothing was kept
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(s.dir, name)); err != nil {
+		return err
+	}
+	if durable {
+		if err := syncDir(s.dir); err != nil {
+			// The record is there, though perhaps not after a power cut.
+			return fmt.Errorf("sync folder: %w", err)
+		}
+	}
+	return nil
+}
+
+// Records implements [provider.Journal]. A file that is no record of any
+// account is reported only where key is zero: it holds up nobody.
+func (s *Spool) Records(ctx context.Context, key account.Key) ([]provider.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("read spool: %w", err)
+	}
+	names, err := s.names()
+	if err != nil {
+		return nil, err
+	}
+	prefix := ""
+	if !key.IsZero() {
+		prefix = key.String() + "."
+	}
+	var records []provider.Record
+	var torn []error
+	whole := map[string]bool{} // names whose record has been read
+	read := func(name, final string) {
+		r, err := s.read(name, final)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // deleted since
+		case err != nil:
+			torn = append(torn, err)
+		default:
+			records = append(records, r)
+			whole[final] = true
+		}
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, tempEnd) {
+			read(name, name)
+		}
+	}
+	// What a killed process left under a temporary name counts if there is
+	// nothing better.
+	for final, temps := range s.leftover() {
+		for _, name := range temps {
+			if strings.HasPrefix(final, prefix) && !whole[final] {
+				read(name, final)
+			}
+		}
+	}
+	return records, errors.Join(torn...)
+}
+
+// read reads the file name as the record that final stands for.
+func (s *Spool) read(name, final string) (provider.Record, error) {
+	path := filepath.Join(s.dir, name)
+	key, rotationID, ok := parseName(final)
+	if !ok {
+		return provider.Record{}, &provider.TornError{Where: path, Err: errors.New("the file's name is not that of a record")}
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return provider.Record{}, err
+	}
+	var r provider.Record
+	if err == nil {
+		r, err = decode(data)
+	}
+	if err == nil && (r.Key != key || r.RotationID != rotationID) {
+		err = errors.New("the file holds another record than its name says")
+	}
+	if err != nil {
+		return provider.Record{}, &provider.TornError{Key: key, Where: path, Err: err}
+	}
+	return r, nil
+}
+
+// Delete implements [provider.Journal].
+func (s *Spool) Delete(ctx context.Context, key account.Key, rotationID string) error {
+	name, err := recordName(key, rotationID)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("delete spool record %s: %w", name, err)
+	}
+	// Leftovers first: alone, one would count as the record.
+	for _, n := range append(s.leftover()[name], name) {
+		if err := os.Remove(filepath.Join(s.dir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete spool record %s: %w", name, err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.leftovers, name)
+	return nil
+}
+
+// names returns the names of all files in the folder.
+func (s *Spool) names() ([]string, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read spool: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), probe) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// leftover returns a copy of the leftovers.
+func (s *Spool) leftover() map[string][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.leftovers) == 0 {
+		return nil
+	}
+	out := make(map[string][]string, len(s.leftovers))
+	for final, temps := range s.leftovers {
+		out[final] = append([]string(nil), temps...)
+	}
+	return out
+}

@@ -1,0 +1,284 @@
+package spool_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/provider/journaltest"
+	"github.com/tokenbus/tokenbus/spool"
+)
+
+func TestJournal(t *testing.T) {
+	journaltest.Run(t, func(t *testing.T) provider.Journal { return open(t, filepath.Join(t.TempDir(), "spool")) })
+}
+
+// stashing is the spool with Stash for Put.
+type stashing struct{ *spool.Spool }
+
+func (s stashing) Put(ctx context.Context, r provider.Record) error { return s.Stash(ctx, r) }
+
+func TestStash(t *testing.T) {
+	journaltest.Run(t, func(t *testing.T) provider.Journal {
+		return stashing{open(t, filepath.Join(t.TempDir(), "spool"))}
+	})
+}
+
+func TestModes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := open(t, dir)
+	r := journaltest.Record(mustKey("openai.a"), "r1")
+	must(t, s.Stash(t.Context(), r))
+	mode(t, dir, 0o700)
+	mode(t, filepath.Join(dir, "openai.a.r1.json"), 0o600)
+	must(t, s.Put(t.Context(), r))
+	mode(t, filepath.Join(dir, "openai.a.r1.json"), 0o600)
+	if got := ls(t, dir); len(got) != 1 {
+		t.Errorf("the folder holds %v, want one file", got)
+	}
+}
+
+// TestP2NextProcessFindsRecords: what one process stashed or put is there for
+// the next.
+func TestP2NextProcessFindsRecords(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := open(t, dir)
+	must(t, s.Stash(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")))
+	must(t, s.Put(t.Context(), journaltest.Record(mustKey("openai.b"), "r2")))
+	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1", "openai.b/r2")
+}
+
+// TestUnreadable: a file that is no whole record is reported with its path and
+// left alone; the others are read.
+func TestUnreadable(t *testing.T) {
+	good := encoded(t, journaltest.Record(mustKey("openai.a"), "r1"))
+	for _, c := range []struct {
+		name, file string
+		content    []byte
+		key        account.Key // of the TornError
+	}{
+		{"empty", "openai.a.r2.json", nil, mustKey("openai.a")},
+		{"zeros", "openai.a.r2.json", make([]byte, 100), mustKey("openai.a")},
+		{"cut", "openai.a.r1.json", good[:len(good)/2], mustKey("openai.a")},
+		{"another's record", "openai.b.r1.json", good, mustKey("openai.b")},
+		{"another rotation", "openai.a.r2.json", good, mustKey("openai.a")},
+		{"no record", "openai.a.r2.json", []byte(`{"key":"openai.a","rotation_id":"r2"}`), mustKey("openai.a")},
+		{"temporary and cut", "openai.a.r1.json.ABCDEFGH.tmp", good[:10], mustKey("openai.a")},
+		{"foreign", "README.txt", []byte("hello"), account.Key{}},
+		{"foreign, of the kind", "a.b.c.d.json", good, account.Key{}},
+		{"foreign and temporary", "x.tmp", nil, account.Key{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "spool")
+			must(t, os.Mkdir(dir, 0o700))
+			path := filepath.Join(dir, c.file)
+			must(t, os.WriteFile(path, c.content, 0o600))
+			s := open(t, dir)
+			must(t, s.Stash(t.Context(), journaltest.Record(mustKey("gemini.ok"), "r9")))
+			records, err := s.Records(t.Context(), account.Key{})
+			if len(records) != 1 || records[0].Key != mustKey("gemini.ok") {
+				t.Errorf("got %d records, want the good one", len(records))
+			}
+			torn, ok := errors.AsType[*provider.TornError](err)
+			if !ok || torn.Where != path || torn.Key != c.key {
+				t.Errorf("got error %v, want a TornError of %q at %s", err, c.key, path)
+			}
+			if _, err := s.Records(t.Context(), mustKey("gemini.ok")); err != nil {
+				t.Errorf("another account: got error %v", err)
+			}
+			if _, err := s.Records(t.Context(), mustKey("openai.a")); (err != nil) != (c.key == mustKey("openai.a")) {
+				t.Errorf("the account openai.a: got error %v", err)
+			}
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, c.content) {
+				t.Errorf("the file has changed: %v", err)
+			}
+		})
+	}
+}
+
+// TestLeftTemporaryFile: a process that was killed between write and rename
+// has left a record all the same.
+func TestLeftTemporaryFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	must(t, os.Mkdir(dir, 0o700))
+	r := journaltest.Record(mustKey("openai.a"), "r1")
+	must(t, os.WriteFile(filepath.Join(dir, "openai.a.r1.json.ABCDEFGH.tmp"), encoded(t, r), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, ".probe-123"), nil, 0o600))
+	s := open(t, dir)
+	wantRecords(t, s, account.Key{}, "openai.a/r1")
+	wantRecords(t, s, r.Key, "openai.a/r1")
+	wantRecords(t, s, mustKey("openai.b"))
+	must(t, s.Put(t.Context(), r))
+	wantRecords(t, s, account.Key{}, "openai.a/r1")
+	must(t, s.Delete(t.Context(), r.Key, "r1"))
+	wantRecords(t, s, account.Key{})
+	wantRecords(t, open(t, dir), account.Key{})
+}
+
+func TestFolderTrouble(t *testing.T) {
+	parent := t.TempDir()
+	file := filepath.Join(parent, "file")
+	must(t, os.WriteFile(file, nil, 0o600))
+	for name, dir := range map[string]string{"no name": "", "no parent": filepath.Join(parent, "no", "such"), "a file": file} {
+		if _, err := spool.Open(spool.Config{Dir: dir}); err == nil || strings.Contains(err.Error(), "\n") || !strings.HasPrefix(err.Error(), "open spool: ") {
+			t.Errorf("%s: got error %v, want one line", name, err)
+		}
+	}
+
+	dir := filepath.Join(parent, "deleted")
+	s := open(t, dir)
+	must(t, os.Remove(dir))
+	r := journaltest.Record(mustKey("openai.a"), "r1")
+	for name, call := range map[string]func() error{
+		"Put":     func() error { return s.Put(t.Context(), r) },
+		"Stash":   func() error { return s.Stash(t.Context(), r) },
+		"Records": func() error { _, err := s.Records(t.Context(), account.Key{}); return err },
+	} {
+		if err := call(); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s in a folder that is gone: got error %v, want one that names it", name, err)
+		}
+	}
+	must(t, s.Delete(t.Context(), r.Key, "r1"))
+}
+
+func TestReadOnlyFolder(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("run as another user than root: root may write everywhere")
+	}
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := open(t, dir)
+	must(t, os.Chmod(dir, 0o500))
+	t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })
+	if err := s.Put(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("Put: got %v, want %v", err, os.ErrPermission)
+	}
+	if _, err := spool.Open(spool.Config{Dir: dir}); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("Open: got %v, want %v", err, os.ErrPermission)
+	}
+}
+
+func TestLongNames(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "spool"))
+	key := mustKey(strings.Repeat("p", 64) + "." + strings.Repeat("I", 128))
+	must(t, s.Put(t.Context(), journaltest.Record(key, strings.Repeat("r", 26))))
+	wantRecords(t, s, key, key.String()+"/"+strings.Repeat("r", 26))
+	if err := s.Put(t.Context(), journaltest.Record(key, strings.Repeat("r", 60))); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("a rotation id too long: got error %v", err)
+	}
+}
+
+func TestOpenToOthersIsWarnedOf(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	must(t, os.Mkdir(dir, 0o700))
+	must(t, os.Chmod(dir, 0o755))
+	var logs bytes.Buffer
+	_, err := spool.Open(spool.Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(&logs, nil))})
+	must(t, err)
+	if !strings.Contains(logs.String(), "open to others") {
+		t.Errorf("got the log %q", logs.String())
+	}
+}
+
+// FuzzRecords reads files of any name and content: it reports or returns them,
+// and leaves them alone.
+func FuzzRecords(f *testing.F) {
+	f.Add("openai.a.r1.json", []byte(`{"key":"openai.a","rotation_id":"r1","answer":"AA=="}`))
+	f.Add("openai.a.r1.json.ABCDEFGH.tmp", []byte(`{"key":"openai.a","rotation_id":"r1","answer":"AA=="}`))
+	f.Add("a.b.json", []byte(`{"key":null}`))
+	f.Add(".tmp", []byte(``))
+	f.Fuzz(func(t *testing.T, name string, content []byte) {
+		if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || strings.HasPrefix(name, ".probe-") || len(name) > 200 {
+			t.Skip()
+		}
+		dir := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
+		s := open(t, dir)
+		records, err := s.Records(t.Context(), account.Key{})
+		if (len(records) == 1) == (err != nil) {
+			t.Fatalf("got %d records and error %v, want one of both", len(records), err)
+		}
+		if len(records) == 1 {
+			r := records[0]
+			if !strings.HasPrefix(name, r.Key.String()+"."+r.RotationID+".json") {
+				t.Fatalf("file %q was taken for the record %s/%s", name, r.Key, r.RotationID)
+			}
+			must(t, s.Put(t.Context(), r))
+			must(t, s.Delete(t.Context(), r.Key, r.RotationID))
+			if left := ls(t, dir); len(left) != 0 {
+				t.Fatalf("Delete left %v", left)
+			}
+		} else if got := ls(t, dir); len(got) != 1 {
+			t.Fatalf("the folder holds %v", got)
+		}
+	})
+}
+
+func open(t *testing.T, dir string) *spool.Spool {
+	t.Helper()
+	s, err := spool.Open(spool.Config{Dir: dir})
+	must(t, err)
+	return s
+}
+
+func wantRecords(t *testing.T, s *spool.Spool, key account.Key, want ...string) {
+	t.Helper()
+	records, err := s.Records(t.Context(), key)
+	must(t, err)
+	got := []string{}
+	for _, r := range records {
+		got = append(got, r.Key.String()+"/"+r.RotationID)
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("Records of %q: got %v, want %v", key, got, want)
+	}
+}
+
+func encoded(t *testing.T, r provider.Record) []byte {
+	t.Helper()
+	data, err := json.Marshal(r)
+	must(t, err)
+	return data
+}
+
+func ls(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func mode(t *testing.T, path string, want os.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	must(t, err)
+	if info.Mode().Perm() != want {
+		t.Errorf("%s has mode %v, want %v", path, info.Mode().Perm(), want)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustKey(text string) account.Key {
+	k, err := account.ParseKey(text)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
