@@ -1,0 +1,436 @@
+package rediskv_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/internal/rig"
+	"github.com/tokenbus/tokenbus/lease"
+	"github.com/tokenbus/tokenbus/lease/leasetest"
+	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/provider/cachetest"
+	"github.com/tokenbus/tokenbus/rediskv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T, cfg rediskv.Config) *rediskv.Client {
+	t.Helper()
+	c, err := rediskv.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// raw connects to the server without the package.
+func raw(t *testing.T, url string) *redis.Client {
+	t.Helper()
+	opts, err := redis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := redis.NewClient(opts)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+var key = func() account.Key {
+	k, err := account.NewKey("openai", "alice")
+	if err != nil {
+		panic(err)
+	}
+	return k
+}()
+
+func entry(rev account.Rev) provider.Entry {
+	return provider.Entry{Rev: rev, Version: 1, Value: fmt.Append(nil, rev), Until: time.Now().Add(time.Hour)}
+}
+
+func TestCache(t *testing.T) {
+	url := rig.Redis(t)
+	cachetest.Run(t, func(t *testing.T) provider.Cache {
+		return open(t, rediskv.Config{URL: url, Prefix: "p" + strings.ToLower(rand.Text())}).Cache()
+	})
+}
+
+func TestLeases(t *testing.T) {
+	url := rig.Redis(t)
+	leasetest.Run(t, func(t *testing.T) lease.Backend {
+		return open(t, rediskv.Config{URL: url, Prefix: "p" + strings.ToLower(rand.Text()), LeaseTTL: time.Second}).Leases()
+	})
+}
+
+// Numbers in Lua are exact up to 2^53 only.
+func TestP3OrderAboveDoublePrecision(t *testing.T) {
+	c := open(t, rediskv.Config{URL: rig.Redis(t)}).Cache()
+	for _, step := range []struct {
+		rev    account.Rev
+		stored bool
+	}{
+		{1 << 53, true}, {1<<53 + 1, true}, {1 << 53, false}, {1<<53 + 1, false}, {1<<53 + 2, true},
+		{1<<63 - 2, true}, {1<<63 - 1, true}, {1<<63 - 2, false}, {9, false}, {0, false},
+	} {
+		if ok, err := c.Put(t.Context(), key, entry(step.rev)); ok != step.stored || err != nil {
+			t.Errorf("put of rev %d: %v, %v, want %v", step.rev, ok, err, step.stored)
+		}
+	}
+	if e, err := c.Get(t.Context(), key); err != nil || e.Rev != 1<<63-1 {
+		t.Errorf("rev %d, %v", e.Rev, err)
+	}
+	if _, err := c.Put(t.Context(), key, entry(-1)); err == nil {
+		t.Error("a negative rev: no error")
+	}
+}
+
+func TestKeysAndTimesToLive(t *testing.T) {
+	url := rig.Redis(t)
+	server := raw(t, url)
+	c := open(t, rediskv.Config{URL: url, Prefix: "team:a", LeaseTTL: time.Minute})
+	other := open(t, rediskv.Config{URL: url, Prefix: "team:b", LeaseTTL: time.Minute})
+	const cacheKey, leaseKey = "team:a:cache:{openai.alice}", "team:a:lease:{openai.alice}"
+	ttl := func(name string, atLeast, atMost time.Duration) {
+		t.Helper()
+		if d := server.PTTL(t.Context(), name).Val(); d > atMost || d < atLeast {
+			t.Errorf("%s lives for %v, want %v to %v", name, d, atLeast, atMost)
+		}
+	}
+	for i, until := range []time.Duration{-240 * time.Hour, 0, 30 * time.Minute, 240 * time.Hour, 100_000 * time.Hour} {
+		e := entry(account.Rev(i + 1))
+		e.Until = time.Now().Add(until)
+		if ok, err := c.Cache().Put(t.Context(), key, e); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		want := max(until, 0) + time.Hour
+		ttl(cacheKey, want-10*time.Second, want)
+	}
+	// An end that no duration can hold doesn't overflow.
+	e := entry(100)
+	e.Until = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	if ok, err := c.Cache().Put(t.Context(), key, e); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	ttl(cacheKey, 24*time.Hour, 200*365*24*time.Hour)
+
+	token, err := c.Leases().Acquire(t.Context(), key.String(), "owner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ttl(leaseKey, 50*time.Second, time.Minute)
+	server.PExpire(t.Context(), leaseKey, 10*time.Second)
+	if _, err := c.Leases().Acquire(t.Context(), key.String(), "owner"); err != nil {
+		t.Fatal(err)
+	}
+	ttl(leaseKey, 0, 10*time.Second) // acquiring again is no renewal
+	if _, err := c.Leases().Renew(t.Context(), key.String(), token); err != nil {
+		t.Fatal(err)
+	}
+	ttl(leaseKey, 50*time.Second, time.Minute)
+
+	names := server.Keys(t.Context(), "*").Val()
+	slices.Sort(names)
+	if !slices.Equal(names, []string{cacheKey, leaseKey}) {
+		t.Errorf("keys: %v", names)
+	}
+	if _, err := other.Cache().Get(t.Context(), key); !errors.Is(err, provider.ErrNotFound) {
+		t.Errorf("another prefix sees the entry: %v", err)
+	}
+	if _, err := other.Leases().Acquire(t.Context(), key.String(), "another"); err != nil {
+		t.Errorf("another prefix sees the lease: %v", err)
+	}
+}
+
+// A server that has forgotten the scripts, as after a restart, gets them again.
+func TestScriptsForgotten(t *testing.T) {
+	url := rig.Redis(t)
+	server := raw(t, url)
+	c := open(t, rediskv.Config{URL: url})
+	for i := range 3 {
+		if err := server.ScriptFlush(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := c.Cache().Put(t.Context(), key, entry(account.Rev(i+1))); !ok || err != nil {
+			t.Errorf("put: %v, %v", ok, err)
+		}
+		token, err := c.Leases().Acquire(t.Context(), key.String(), "owner")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.ScriptFlush(t.Context())
+		if token, err = c.Leases().Renew(t.Context(), key.String(), token); err != nil {
+			t.Error(err)
+		}
+		server.ScriptFlush(t.Context())
+		if err := c.Leases().Release(t.Context(), key.String(), token); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Eviction loses entries and leases, and nothing else: what is there is in
+// order, and what isn't can be put again.
+func TestEviction(t *testing.T) {
+	url := rig.Redis(t, "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-random")
+	c := open(t, rediskv.Config{URL: url}).Cache()
+	value := bytes.Repeat([]byte("x"), 16<<10)
+	var keys []account.Key
+	for i := range 400 {
+		k, err := account.NewKey("openai", fmt.Sprint("a", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+		e := entry(5)
+		e.Value = value
+		if ok, err := c.Put(t.Context(), k, e); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	evicted := 0
+	for _, k := range keys {
+		e, err := c.Get(t.Context(), k)
+		switch {
+		case errors.Is(err, provider.ErrNotFound):
+			evicted++
+			if ok, err := c.Put(t.Context(), k, entry(5)); !ok || err != nil {
+				t.Errorf("put after eviction: %v, %v", ok, err)
+			}
+		case err != nil:
+			t.Fatal(err)
+		case e.Rev != 5 || !bytes.Equal(e.Value, value):
+			t.Errorf("entry of rev %d with %d bytes", e.Rev, len(e.Value))
+		}
+	}
+	if evicted == 0 {
+		t.Error("nothing was evicted: the test tried too little")
+	}
+}
+
+func TestForeignValues(t *testing.T) {
+	url := rig.Redis(t)
+	server := raw(t, url)
+	c := open(t, rediskv.Config{URL: url})
+	for name, write := range map[string]func(key string) error{
+		"other type": func(key string) error { return server.Set(t.Context(), key, "x", 0).Err() },
+		"rev only":   func(key string) error { return server.HSet(t.Context(), key, "rev", "1").Err() },
+		"rev no number": func(key string) error {
+			return server.HSet(t.Context(), key, "rev", "x", "version", 1, "until", 1, "value", "").Err()
+		},
+		"until too long": func(key string) error {
+			return server.HSet(t.Context(), key, "rev", 1, "version", 1, "until", strings.Repeat("9", 30), "value", "").Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server.Del(t.Context(), "tokenbus:cache:{openai.alice}")
+			if err := write("tokenbus:cache:{openai.alice}"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Cache().Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+				t.Errorf("get: %v", err)
+			}
+		})
+	}
+}
+
+func TestCredentials(t *testing.T) {
+	locked := rig.Redis(t, "--requirepass", "hunter2")
+	server := raw(t, strings.Replace(locked, "://", "://:hunter2@", 1))
+	for _, rule := range []string{
+		"worker on >hunter2 ~tokenbus:* +@read +@write +@scripting +@connection",
+		"reader on >hunter2 ~tokenbus:* +@read +@connection",
+		"stranger on >hunter2 ~other:* +@all",
+	} {
+		args := []any{"acl", "setuser"}
+		for word := range strings.FieldsSeq(rule) {
+			args = append(args, word)
+		}
+		if err := server.Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	free := rig.Redis(t)
+	for _, c := range []struct {
+		name, url, user string
+		ping, put       bool // refused
+	}{
+		{"right", locked, ":hunter2@", false, false},
+		{"right user", locked, "worker:hunter2@", false, false},
+		{"wrong password", locked, ":hunter3@", true, true},
+		{"wrong user", locked, "nobody:hunter2@", true, true},
+		{"none", locked, "", true, true},
+		{"user who may only read", locked, "reader:hunter2@", false, true},
+		{"user of other keys", locked, "stranger:hunter2@", false, true},
+		{"password where none is needed", free, ":hunter2@", false, false}, // Redis takes any
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := open(t, rediskv.Config{URL: strings.Replace(c.url, "://", "://"+c.user, 1)})
+			_, putErr := client.Cache().Put(t.Context(), key, entry(1))
+			_, acquireErr := client.Leases().Acquire(t.Context(), key.String(), "owner"+c.name)
+			if errors.Is(acquireErr, provider.ErrHeld) {
+				acquireErr = nil
+			}
+			for _, call := range []struct {
+				name    string
+				err     error
+				refused bool
+			}{
+				{"Ping", client.Ping(t.Context()), c.ping},
+				{"Put", putErr, c.put},
+				{"Acquire", acquireErr, c.put},
+			} {
+				if errors.Is(call.err, rediskv.ErrCredentials) != call.refused || !call.refused && call.err != nil {
+					t.Errorf("%s: got error %v, want one about credentials: %v", call.name, call.err, call.refused)
+				}
+				if strings.Contains(fmt.Sprint(call.err), "hunter") {
+					t.Errorf("%s: the error shows the password: %v", call.name, call.err)
+				}
+			}
+		})
+	}
+}
+
+// A call whose reply is lost ends by the client's own timeout, leaves the
+// outcome open, and is never repeated.
+func TestLateReply(t *testing.T) {
+	u, err := url.Parse(rig.Redis(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := rig.NewProxy(t, u.Host)
+	c := open(t, rediskv.Config{URL: "redis://" + proxy.Addr(), Timeout: 100 * time.Millisecond})
+	if ok, err := c.Cache().Put(t.Context(), key, entry(1)); !ok || err != nil { // brings the script there
+		t.Fatal(ok, err)
+	}
+	token, err := c.Leases().Acquire(t.Context(), key.String(), "owner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := func() int { return bytes.Count(bytes.ToLower(proxy.Sent()), []byte("evalsha")) }
+	before := sent()
+	proxy.Mute()
+	_, putErr := c.Cache().Put(t.Context(), key, entry(2))
+	_, renewErr := c.Leases().Renew(t.Context(), key.String(), token)
+	for name, err := range map[string]error{"Put": putErr, "Renew": renewErr} {
+		if err == nil || errors.Is(err, provider.ErrNotFound) || errors.Is(err, lease.ErrLost) || errors.Is(err, rediskv.ErrCredentials) {
+			t.Errorf("%s: got error %v, want one that leaves the outcome open", name, err)
+		}
+	}
+	if n := sent() - before; n > 2 {
+		t.Errorf("%d scripts were sent for two calls", n)
+	}
+	proxy.Restore()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); ; <-tick.C {
+		if e, err := c.Cache().Get(t.Context(), key); err == nil {
+			if e.Rev != 2 {
+				t.Errorf("rev %d, want 2: the put went through, its reply didn't", e.Rev)
+			}
+			return
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	u, err := url.Parse(rig.Redis(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := rig.NewProxy(t, u.Host)
+	proxy.Cut()
+	c := open(t, rediskv.Config{URL: "redis://" + proxy.Addr(), Timeout: 200 * time.Millisecond})
+	if err := c.Ping(t.Context()); err == nil || errors.Is(err, rediskv.ErrCredentials) {
+		t.Errorf("ping without a server: %v", err)
+	}
+	proxy.Restore()
+	if err := c.Ping(t.Context()); err != nil {
+		t.Errorf("ping of a server that has come up: %v", err)
+	}
+	proxy.Freeze()
+	if _, err := c.Cache().Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+		t.Errorf("get from a frozen server: %v", err)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	cert, certKey := certificate(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	rig.Redis(t, "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", certKey, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no")
+
+	strict := open(t, rediskv.Config{URL: "rediss://" + addr})
+	if err := strict.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("a certificate that nobody has signed: %v", err)
+	}
+	var logged bytes.Buffer
+	lax := open(t, rediskv.Config{URL: "rediss://" + addr + "?skip_verify=true", Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	if err := lax.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(logged.String(), "not verified") {
+		t.Errorf("no warning: %s", logged.String())
+	}
+}
+
+// certificate returns the files of a self-signed certificate and its key.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "rig"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, kind string, data []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", pkcs8)
+}
