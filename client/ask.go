@@ -28,7 +28,12 @@ func (c *Client) ask(ctx context.Context, key account.Key, req events.TokenReque
 		return events.TokenReply{}, err
 	}
 	req.Timeout = patience(ctx)
-	msg, err := c.nc.RequestWithContext(ctx, c.subjects.Request(key), req.Encode())
+	msg, err := c.request(ctx, c.subjects.Request(key), req.Encode())
+	if errors.Is(err, errLost) {
+		// The request or its reply went with the connection. Asking twice for a
+		// token is harmless.
+		return c.ask(ctx, key, req, floor)
+	}
 	if err != nil {
 		return events.TokenReply{}, c.requestError(ctx, key, err)
 	}
@@ -45,6 +50,21 @@ func (c *Client) ask(ctx context.Context, key account.Key, req events.TokenReque
 		return events.TokenReply{}, unavailable(key, fmt.Sprintf("the worker's reply has version %d; at least %d was asked for", reply.Version, floor), nil)
 	}
 	return reply, nil
+}
+
+var errLost = errors.New("the connection was lost")
+
+// request makes one request, and ends with errLost when the connection is lost
+// before the reply is there.
+func (c *Client) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
+	attempt, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.link.up(), func() { cancel(errLost) })()
+	msg, err := c.nc.RequestWithContext(attempt, subject, body)
+	if err != nil && ctx.Err() == nil && context.Cause(attempt) == errLost {
+		return nil, errLost
+	}
+	return msg, err
 }
 
 // patience returns how long the worker may take: a little less than we wait.

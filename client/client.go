@@ -19,6 +19,7 @@ type Client struct {
 	subjects events.Subjects
 	life     context.Context //nolint:containedctx // ends with Close
 	close    func()
+	link     *link
 
 	mu   sync.Mutex // guards seen
 	seen map[account.Key]account.Version
@@ -37,9 +38,10 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("make tokenbus client: %w", err)
 	}
 	life, end := context.WithCancel(context.Background())
-	c := &Client{nc: nc, subjects: subjects, life: life, seen: make(map[account.Key]account.Version)}
+	c := &Client{nc: nc, subjects: subjects, life: life, link: watch(nc), seen: make(map[account.Key]account.Version)}
 	c.close = sync.OnceFunc(func() {
 		end()
+		c.link.close()
 		if own {
 			nc.Close()
 		}
