@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/provider"
 )
 
 // none turns a listener off; embedded and nats choose the built-in server and
@@ -79,6 +80,59 @@ func (c config) keysetPath() string {
 		return c.Keyset
 	}
 	return filepath.Join(c.DataDir, "keyset.json")
+}
+
+// timing is the configuration as the provider has it.
+func (c config) timing() provider.Timing {
+	t := provider.Timing{
+		RefreshSkew: c.RefreshSkew, CacheSkew: c.CacheSkew, MinTTL: c.MinTTL, LeaseTTL: c.LeaseTTL, L1MaxAge: c.L1MaxAge,
+		RefreshAhead: c.RefreshAhead.Before,
+	}
+	switch {
+	case c.RefreshAhead.Auto:
+		t.RefreshAhead = provider.RefreshAheadAuto
+	case c.RefreshAhead.Off:
+		t.RefreshAhead = provider.RefreshAheadOff
+	}
+	return t
+}
+
+// natsURLs are the servers to connect to.
+func (c config) natsURLs() []string {
+	urls := strings.Split(c.NATSURL, ",")
+	for i := range urls {
+		urls[i] = strings.TrimSpace(urls[i])
+	}
+	return urls
+}
+
+// scrubber returns what takes the secrets of the URLs out of a text.
+func (c config) scrubber() func(string) string {
+	var pairs []string
+	for _, u := range append(c.natsURLs(), c.StoreURL, c.CacheURL) {
+		_, rest, _ := strings.Cut(u, "://")
+		user, _, ok := strings.Cut(rest, "@")
+		if !ok {
+			continue
+		}
+		name, password, ok := strings.Cut(user, ":")
+		if !ok {
+			password = name // a NATS token
+		}
+		for _, secret := range []string{password, unescape(password)} {
+			if secret != "" {
+				pairs = append(pairs, secret, "[redacted]")
+			}
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace
+}
+
+func unescape(s string) string {
+	if plain, err := url.PathUnescape(s); err == nil {
+		return plain
+	}
+	return s
 }
 
 // readConfig builds the configuration from flags and environment. The error

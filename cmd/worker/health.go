@@ -56,25 +56,32 @@ func newHealth(log *slog.Logger, scrub func(string) string, registry prometheus.
 // set notes what is known of a dependency; nil means that it is at hand.
 // Changes are logged.
 func (h *health) set(name string, err error) {
-	reason := ""
-	if err != nil {
-		reason = h.scrub(strings.Join(strings.Fields(err.Error()), " "))
-	}
-	h.mu.Lock()
-	before := h.states[name]
-	h.states[name] = reason
-	h.mu.Unlock()
-	if reason == "" {
-		h.up.WithLabelValues(name).Set(1)
-	} else {
-		h.up.WithLabelValues(name).Set(0)
-	}
+	before, now := h.note(name, err)
 	switch {
-	case reason == "" && before != "":
-		h.log.Info("dependency is ready", "dependency", name)
-	case reason != "" && (before == "" || before == starting):
-		h.log.Warn("dependency is not ready", "dependency", name, "reason", reason)
+	case now == "" && before == starting:
+		h.log.Debug("dependency is ready", "dependency", name)
+	case now == "" && before != "":
+		h.log.Info("dependency is ready again", "dependency", name)
+	case now != "" && (before == "" || before == starting):
+		h.log.Warn("dependency is not ready", "dependency", name, "reason", now)
 	}
+}
+
+// note is set without a log line. It returns the reasons before and now why
+// the dependency isn't ready.
+func (h *health) note(name string, err error) (before, now string) {
+	if err != nil {
+		now = cmp.Or(h.scrub(strings.Join(strings.Fields(err.Error()), " ")), "unknown")
+	}
+	up := 0.0
+	if now == "" {
+		up = 1
+	}
+	h.up.WithLabelValues(name).Set(up)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before, h.states[name] = h.states[name], now
+	return before, now
 }
 
 // checks returns the state of every dependency by name, and whether all are

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 )
 
@@ -28,6 +29,14 @@ func version() string {
 		}
 	}
 	return "devel"
+}
+
+// semver is the version in the form that NATS micro wants.
+func semver() string {
+	if v, ok := strings.CutPrefix(version(), "v"); ok {
+		return v
+	}
+	return "0.0.0"
 }
 
 // notifySignals returns a context that the first SIGINT or SIGTERM ends. The

@@ -8,8 +8,15 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// beWorker makes the test binary the worker itself.
+const beWorker = "TOKENBUS_TEST_BE_WORKER"
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"worker": func() { os.Exit(osApp().run(context.Background(), os.Args)) }})
+	worker := func() { os.Exit(osApp().run(context.Background(), os.Args)) }
+	if os.Getenv(beWorker) != "" {
+		worker()
+	}
+	testscript.Main(m, map[string]func(){"worker": worker})
 }
 
 func TestScripts(t *testing.T) {

@@ -18,16 +18,14 @@ type setting struct {
 	set   bool   // given at all, on the command line or in the environment
 }
 
-// label is how messages call the setting.
-func (s setting) label() string { return "--" + s.name + " (" + s.env() + ")" }
-
 // lookupFunc returns an option's value on the command line.
 type lookupFunc func(name string) (value string, set bool)
 
 // reader reads settings and collects what is wrong with them.
 type reader struct {
-	settings map[string]setting
-	problems []error
+	flagsOnly bool // there are no environment variables
+	settings  map[string]setting
+	problems  []error
 }
 
 func newReader(options []option, flag, env lookupFunc) *reader {
@@ -52,7 +50,11 @@ func (r *reader) wrong(name, value, remedy string) {
 
 // problem notes a problem that is not about a setting's value.
 func (r *reader) problem(name, text string) {
-	r.problems = append(r.problems, errors.New(r.settings[name].label()+": "+text))
+	label := "--" + name
+	if !r.flagsOnly {
+		label += " (" + r.settings[name].env() + ")"
+	}
+	r.problems = append(r.problems, errors.New(label+": "+text))
 }
 
 func (r *reader) get(name string) string { return r.settings[name].given }

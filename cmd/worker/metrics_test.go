@@ -1,0 +1,68 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+func TestProviderMetrics(t *testing.T) {
+	m := newProviderMetrics(func() provider.Stats {
+		return provider.Stats{
+			Lookups:   map[events.Source]int64{events.SourceL1: 7, events.SourceRefresh: 2},
+			Errors:    map[events.Code]int64{events.CodeNotFound: 1},
+			Exchanges: map[provider.Exchange]int64{{Platform: "openai", Outcome: provider.Granted}: 2},
+			Bumps:     3, Journaled: 4, Replayed: 5, JournalWaiting: 6, Flights: 8, L1Entries: 9,
+		}
+	})
+	want := `
+# HELP tokenbus_bumps_total Version bumps that were heard and were news to this worker.
+# TYPE tokenbus_bumps_total counter
+tokenbus_bumps_total 3
+# HELP tokenbus_exchanges_total Requests to token endpoints, by what came of them.
+# TYPE tokenbus_exchanges_total counter
+tokenbus_exchanges_total{outcome="granted",platform="openai"} 2
+# HELP tokenbus_journal_records Answers that wait in the journal.
+# TYPE tokenbus_journal_records gauge
+tokenbus_journal_records 6
+# HELP tokenbus_journaled_total Answers of token endpoints that had to wait in the journal.
+# TYPE tokenbus_journaled_total counter
+tokenbus_journaled_total 4
+# HELP tokenbus_l1_entries Accounts in this worker's own cache.
+# TYPE tokenbus_l1_entries gauge
+tokenbus_l1_entries 9
+# HELP tokenbus_lookup_errors_total Token requests that were answered with an error, by its code.
+# TYPE tokenbus_lookup_errors_total counter
+tokenbus_lookup_errors_total{code="not_found"} 1
+# HELP tokenbus_lookups_total Token requests that were answered with a token, by where it was found.
+# TYPE tokenbus_lookups_total counter
+tokenbus_lookups_total{source="l1"} 7
+tokenbus_lookups_total{source="refresh"} 2
+# HELP tokenbus_refreshes_running Refreshes that run in this worker.
+# TYPE tokenbus_refreshes_running gauge
+tokenbus_refreshes_running 8
+# HELP tokenbus_replayed_total Answers that were settled from the journal.
+# TYPE tokenbus_replayed_total counter
+tokenbus_replayed_total 5
+`
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m)
+	_, body := get(t, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), "/metrics")
+	if strings.TrimSpace(body) != strings.TrimSpace(want) {
+		t.Errorf("got:\n%s\nwant:%s", body, want)
+	}
+}
+
+func TestRegistryTellsWorkerAndProcess(t *testing.T) {
+	_, body := get(t, promhttp.HandlerFor(newRegistry("w-1"), promhttp.HandlerOpts{}), "/metrics")
+	for _, want := range []string{`tokenbus_worker_info{version="` + version() + `",worker="w-1"} 1`, "go_goroutines ", "process_start_time_seconds "} {
+		if !strings.Contains(body, "\n"+want) {
+			t.Errorf("no line %s", want)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tokenbus/tokenbus/bus"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// core is what the bus sees of a provider.
+type core interface {
+	bus.Tokens
+	bus.Accounts
+	bus.Observer
+}
+
+// drainMargin is how much longer than one exchange a stop may take.
+const drainMargin = 15 * time.Second
+
+// run runs the worker until ctx ends, stops it cleanly and closes everything.
+// Dependencies that are out of reach are waited for. A [*usageError] says that
+// one of them refuses us for good.
+func (w *worker) run(ctx context.Context) error {
+	defer w.close()
+	ctx, w.fail = context.WithCancelCause(ctx)
+	defer w.fail(nil)
+	// What must go on while the worker stops.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer end()
+	if w.http != nil {
+		tasks.Go(func() { serveHTTP(background, w.http, newHandler(w.health, w.registry), w.log) })
+	}
+	err := w.connect(ctx)
+	if err == nil {
+		w.watchNATS(background, &tasks)
+		err = w.setUp(ctx)
+	}
+	if err == nil {
+		w.watchBackends(background, &tasks)
+		err = w.serve(ctx, &tasks)
+	}
+	if final, ok := errors.AsType[*usageError](context.Cause(ctx)); ok {
+		return final
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // told to stop before it had begun
+	}
+	return err
+}
+
+// connect makes the connection to NATS, which may come about later.
+func (w *worker) connect(ctx context.Context) error {
+	var connected atomic.Bool
+	cfg := bus.Config{
+		Server: w.server, Creds: w.cfg.NATSCreds, NKey: w.cfg.NATSNKey, CA: w.cfg.NATSCA, Cert: w.cfg.NATSCert, Key: w.cfg.NATSKey,
+		Name: "tokenbus worker " + w.id, InboxPrefix: bus.InboxPrefix(bus.RoleWorker), Logger: w.log,
+		Hooks: bus.Hooks{
+			Connected: func() { connected.Store(true); w.health.set(depNATS, nil) },
+			Refused: func(err error) {
+				if !connected.Load() {
+					w.fail(settingError("nats-url", err))
+				}
+			},
+		},
+	}
+	if w.server == nil {
+		cfg.URLs = w.cfg.natsURLs()
+	}
+	conn, err := bus.Connect(cfg)
+	if err != nil {
+		return settingError("nats-url", err)
+	}
+	w.conn = conn
+	w.onClose(conn.Close)
+	w.js, err = jetstream.New(conn)
+	return err
+}
+
+// watchNATS keeps the health of the connection up to date.
+func (w *worker) watchNATS(ctx context.Context, tasks *sync.WaitGroup) {
+	tasks.Go(func() {
+		w.health.watch(ctx, depNATS, func(context.Context) error {
+			if w.conn.Status() == nats.CONNECTED {
+				return nil
+			}
+			if err := w.conn.LastError(); err != nil {
+				return fmt.Errorf("not connected: %w", err)
+			}
+			return errors.New("not connected")
+		})
+	})
+}
+
+// serve answers requests until ctx ends, then drains.
+func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
+	p, err := w.newProvider()
+	if err != nil {
+		return err
+	}
+	w.registry.MustRegister(newProviderMetrics(p.Stats))
+	var c core = p
+	if w.hooks.core != nil {
+		c = w.hooks.core(p)
+	}
+	sweeping, stopSweeps := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSweeps()
+	onBus, err := bus.StartWorker(ctx, bus.WorkerConfig{
+		Conn: w.conn, Subjects: w.subjects, Tokens: c, Accounts: c, Observer: c, ID: w.id, Version: semver(), Logger: w.log,
+	})
+	if err != nil {
+		return errors.Join(err, w.drain(nil, p))
+	}
+	tasks.Go(func() {
+		if err := p.Run(sweeping); err != nil && sweeping.Err() == nil {
+			w.fail(fmt.Errorf("look for due refreshes: %w", err))
+		}
+	})
+	w.health.note(depWorker, nil)
+	w.log.Info("worker answers requests", "version", version(), "platforms", w.endpoint.Platforms())
+	close(w.serving)
+	<-ctx.Done()
+	w.health.note(depWorker, errors.New("stopping"))
+	w.log.Info("worker stops; a second signal ends it at once")
+	err = w.drain(onBus, p)
+	if err == nil {
+		w.log.Info("worker has stopped")
+	}
+	return err
+}
+
+// drain stops in two phases: first nothing more is taken and what was taken is
+// answered, then the refreshes that run come to their end and are saved.
+func (w *worker) drain(onBus *bus.Worker, p *provider.Provider) error {
+	ctx, cancel := context.WithTimeout(context.Background(), w.slowest+drainMargin)
+	defer cancel()
+	var errs []error
+	if onBus != nil {
+		errs = append(errs, onBus.Drain(ctx))
+	}
+	errs = append(errs, p.Close(ctx))
+	if onBus != nil {
+		onBus.Close()
+	}
+	if w.hooks.drained != nil {
+		w.hooks.drained(w)
+	}
+	return errors.Join(errs...)
+}
+
+func (w *worker) newProvider() (*provider.Provider, error) {
+	var store provider.Store = w.store
+	if w.hooks.store != nil {
+		store = w.hooks.store(store)
+	}
+	publisher := w.publisher
+	if w.hooks.publisher != nil {
+		publisher = w.hooks.publisher(publisher)
+	}
+	return provider.New(provider.Config{
+		Store: store, Cache: w.cache, Locker: w.locker, Journal: w.journal, Spool: w.spool,
+		Endpoint: w.endpoint, Publisher: publisher, Sealer: w.sealer,
+		WorkerID: w.id, Host: w.host, Timing: w.cfg.timing(), Logger: w.log,
+	})
+}
