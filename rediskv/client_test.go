@@ -359,6 +359,48 @@ func TestLateReply(t *testing.T) {
 	}
 }
 
+// A connection that breaks between request and reply leaves the outcome open:
+// repeating the call would find its own traces and take them for an answer.
+func TestConnectionLost(t *testing.T) {
+	u, err := url.Parse(rig.Redis(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := rig.NewProxy(t, u.Host)
+	c := open(t, rediskv.Config{URL: "redis://" + proxy.Addr(), Timeout: 10 * time.Second})
+	leases := c.Leases()
+	for range 2 { // the first time brings the scripts there
+		token, err := leases.Acquire(t.Context(), key.String(), "owner")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := leases.Release(t.Context(), key.String(), token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	token, err := leases.Acquire(t.Context(), key.String(), "owner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := len(proxy.Sent())
+	proxy.Mute()
+	released := make(chan error, 1)
+	go func() { released <- leases.Release(t.Context(), key.String(), token) }()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(proxy.Sent()) == sent {
+		<-tick.C
+	}
+	proxy.Cut()
+	proxy.Restore()
+	if err := <-released; err == nil || errors.Is(err, lease.ErrLost) {
+		t.Errorf("got error %v, want one that leaves the outcome open", err)
+	}
+	if err := c.Ping(t.Context()); err != nil {
+		t.Errorf("ping afterwards: %v", err)
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	u, err := url.Parse(rig.Redis(t))
 	if err != nil {
