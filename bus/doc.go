@@ -5,12 +5,12 @@
 // # Services
 //
 // Requests and admin verbs are answered by two services that follow the NATS
-// micro protocol, so that `nats micro ls|info|stats` finds them. They are no
-// [github.com/nats-io/nats.go/micro] services: there a handler that answers
-// after it returned can't report an error without a race, and every message
-// takes the service's lock and two readings of the clock. Here a token that is
-// at hand is answered on the subscription's goroutine for little more than the
-// price of an echo; what has to wait gets a goroutine of its own, up to a limit.
+// micro protocol, so that `nats micro ls|info|stats` finds them. They are not
+// made with [github.com/nats-io/nats.go/micro]: there a handler that answers
+// after it returned can't report an error without a race, its time and errors
+// aren't counted, and stopping doesn't wait for it. Here a token that is at
+// hand is answered on the subscription's goroutine, for the price of an echo;
+// what has to wait gets a goroutine of its own, up to a limit.
 //
 // An answer goes where the asker says, with the worker's permissions. So that
 // nobody can make a worker write into a stream or call the JetStream API,

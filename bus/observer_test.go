@@ -67,6 +67,7 @@ func TestP4ResyncAfterMissedBumps(t *testing.T) {
 	streams(t, conn)
 	f := slowFleet{newFleet(), make(chan struct{}, 1), make(chan struct{})}
 	startWorker(t, conn, f.fleet, func(c *bus.WorkerConfig) { c.Observer = f })
+	t.Cleanup(func() { close(f.release) }) // before the worker is stopped
 	for len(f.resyncs) > 0 {
 		<-f.resyncs
 	}
@@ -84,7 +85,6 @@ func TestP4ResyncAfterMissedBumps(t *testing.T) {
 	if subject := receive(t, slow, "hook"); subject != "tokenbus.v1.bump.>" {
 		t.Errorf("slow consumer of %s", subject)
 	}
-	close(f.release)
 }
 
 func refreshedEvent(t testing.TB, v account.Version) events.Refreshed {

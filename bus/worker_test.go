@@ -288,6 +288,43 @@ func TestDrainAnswersWhatWasTaken(t *testing.T) {
 	check(t, r.worker.Drain(t.Context()))
 }
 
+// TestDrainAnswersWhatIsQueued: requests that the server handed to us belong
+// to us, also those that no handler has seen yet.
+func TestDrainAnswersWhatIsQueued(t *testing.T) {
+	r := rig(t)
+	const n = 50
+	begun, release := make(chan struct{}, n), make(chan struct{})
+	r.fleet.cached = func(k account.Key, _ events.TokenRequest) ([]byte, bool) {
+		begun <- struct{}{}
+		<-release
+		return reply(k, 1).Encode(), true
+	}
+	inbox := r.client.NewInbox()
+	answers, err := r.client.SubscribeSync(inbox)
+	check(t, err)
+	for range n {
+		check(t, r.client.PublishRequest("tokenbus.v1.request.openai.a", inbox, nil))
+	}
+	check(t, r.client.Flush())
+	receive(t, begun, "first request")
+	check(t, r.conn.Flush()) // all were handed over
+	drained := make(chan error, 1)
+	go func() { drained <- r.worker.Drain(t.Context()) }()
+	for { // until the queue group is left
+		_, err := r.client.Request("tokenbus.v1.request.openai.a", nil, 50*time.Millisecond)
+		if errors.Is(err, nats.ErrNoResponders) {
+			break
+		}
+	}
+	close(release)
+	check(t, receive(t, drained, "end of drain"))
+	for i := range n {
+		if _, err := answers.NextMsg(patience); err != nil {
+			t.Fatalf("answer %d of %d: %v", i, n, err)
+		}
+	}
+}
+
 func TestDrainCutsShortWhenItsTimeIsUp(t *testing.T) {
 	r := rig(t)
 	begun := make(chan struct{}, 1)

@@ -400,6 +400,36 @@ func TestTokenSource(t *testing.T) {
 	}
 }
 
+// TestConnectionLostInMidRequest: the request is made again at once, for its
+// reply can't come any more.
+func TestConnectionLostInMidRequest(t *testing.T) {
+	s := startServer(t)
+	begun, release := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	var calls atomic.Int32
+	startWorker(t, s, func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
+		if calls.Add(1) == 1 {
+			close(begun)
+			<-release
+		}
+		return reply(k, 3), nil
+	})
+	seed, err := nats.NkeyOptionFromSeed(s.KeyFile(bus.RoleClient))
+	check(t, err)
+	nc, err := nats.Connect(s.URL(), seed, nats.CustomInboxPrefix(client.InboxPrefix))
+	check(t, err)
+	defer nc.Close()
+	c, err := client.New(client.Config{Conn: nc})
+	check(t, err)
+	defer c.Close()
+	go func() { <-begun; _ = nc.ForceReconnect() }()
+	got, err := c.Token(t.Context(), alice)
+	check(t, err)
+	if got.Version != 3 || calls.Load() != 2 {
+		t.Errorf("version %d after %d requests", got.Version, calls.Load())
+	}
+}
+
 func TestServerComesBack(t *testing.T) {
 	dir := t.TempDir()
 	s := startServer(t, func(c *bus.ServerConfig) { c.DataDir = dir })
