@@ -61,7 +61,8 @@ func (c *Client) request(ctx context.Context, subject string, body []byte) (*nat
 	defer cancel(nil)
 	defer context.AfterFunc(c.link.up(), func() { cancel(errLost) })()
 	msg, err := c.nc.RequestWithContext(attempt, subject, body)
-	if err != nil && ctx.Err() == nil && context.Cause(attempt) == errLost {
+	// The library itself ends requests only when a reconnect was asked for.
+	if err != nil && ctx.Err() == nil && (context.Cause(attempt) == errLost || errors.Is(err, nats.ErrDisconnected)) {
 		return nil, errLost
 	}
 	return msg, err

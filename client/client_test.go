@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/client"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/internal/rig"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -403,30 +405,42 @@ func TestTokenSource(t *testing.T) {
 // TestConnectionLostInMidRequest: the request is made again at once, for its
 // reply can't come any more.
 func TestConnectionLostInMidRequest(t *testing.T) {
-	s := startServer(t)
-	begun, release := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() { close(release) })
-	var calls atomic.Int32
-	startWorker(t, s, func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
-		if calls.Add(1) == 1 {
-			close(begun)
-			<-release
-		}
-		return reply(k, 3), nil
-	})
-	seed, err := nats.NkeyOptionFromSeed(s.KeyFile(bus.RoleClient))
-	check(t, err)
-	nc, err := nats.Connect(s.URL(), seed, nats.CustomInboxPrefix(client.InboxPrefix))
-	check(t, err)
-	defer nc.Close()
-	c, err := client.New(client.Config{Conn: nc})
-	check(t, err)
-	defer c.Close()
-	go func() { <-begun; _ = nc.ForceReconnect() }()
-	got, err := c.Token(t.Context(), alice)
-	check(t, err)
-	if got.Version != 3 || calls.Load() != 2 {
-		t.Errorf("version %d after %d requests", got.Version, calls.Load())
+	for name, cut := range map[string]func(*server.Server, *nats.Conn) error{
+		"by the server": func(s *server.Server, nc *nats.Conn) error {
+			id, err := nc.GetClientID()
+			return errors.Join(err, s.DisconnectClientByID(id))
+		},
+		"by the program": func(_ *server.Server, nc *nats.Conn) error { return nc.ForceReconnect() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := rig.NATS(t)
+			worker := rig.Connect(t, s)
+			inMid, calls := make(chan struct{}), 0
+			_, err := worker.Subscribe("tokenbus.v1.request.>", func(m *nats.Msg) {
+				if calls++; calls == 1 {
+					close(inMid) // and no answer
+					return
+				}
+				_ = m.Respond(reply(alice, 3).Encode())
+			})
+			check(t, err)
+			check(t, worker.Flush())
+			nc, err := nats.Connect(s.ClientURL(), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0))
+			check(t, err)
+			defer nc.Close()
+			c, err := client.New(client.Config{Conn: nc})
+			check(t, err)
+			defer c.Close()
+			cutErr := make(chan error, 1)
+			go func() { <-inMid; cutErr <- cut(s, nc) }()
+			began := time.Now()
+			got, err := c.Token(t.Context(), alice)
+			check(t, err)
+			check(t, <-cutErr)
+			if d := time.Since(began); got.Version != 3 || d > 5*time.Second {
+				t.Errorf("version %d after %s", got.Version, d)
+			}
+		})
 	}
 }
 

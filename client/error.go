@@ -33,7 +33,11 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	return "token of " + e.Key.String() + ": " + string(e.Code) + ": " + e.Message
+	text := "token of " + e.Key.String() + ": " + string(e.Code) + ": " + e.Message
+	if e.cause != nil {
+		text += " (" + e.cause.Error() + ")"
+	}
+	return text
 }
 
 // Unwrap returns what is behind the error on this side of the wire, if
