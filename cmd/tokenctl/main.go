@@ -1,0 +1,101 @@
+// Command tokenctl is the operator's tool: it imports login files, shows and
+// changes accounts, fetches tokens and watches what happens. It talks to the
+// workers over NATS alone.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mattn/go-isatty"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // something could not be done
+	exitUsage  = 2 // wrong command line or configuration
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := osApp().run(ctx, os.Args)
+	stop()
+	os.Exit(code)
+}
+
+// app is the process as the commands see it.
+type app struct {
+	stdin    io.Reader
+	stdout   io.Writer
+	stderr   io.Writer
+	env      func(name string) (string, bool)
+	terminal bool // stdin is one, so questions can be asked
+	now      func() time.Time
+}
+
+func osApp() app {
+	return app{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv,
+		terminal: isatty.IsTerminal(os.Stdin.Fd()), now: time.Now,
+	}
+}
+
+// usageError makes the process exit with exitUsage.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// errReported makes the process exit with exitFailed; what failed has been told.
+var errReported = errors.New("failed")
+
+// run executes a command line, args[0] being the program's name, and returns
+// the exit code.
+func (a app) run(ctx context.Context, args []string) int {
+	err := a.command().Run(ctx, args)
+	if err == nil {
+		return exitOK
+	}
+	if !errors.Is(err, errReported) {
+		a.fail(err)
+	}
+	if _, ok := errors.AsType[*usageError](err); ok || isUnknownTopic(err) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// fail writes an error, a line for each that is joined in it.
+func (a app) fail(err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(a.stderr, "tokenctl: "+clean(line))
+	}
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "devel-" + s.Value[:12]
+		}
+	}
+	return "devel"
+}
