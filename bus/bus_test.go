@@ -133,11 +133,12 @@ type fleet struct {
 	refresh func(context.Context, events.Refreshed) error
 
 	bumps   chan events.Bump
+	status  chan events.Status
 	resyncs chan struct{}
 }
 
 func newFleet() *fleet {
-	return &fleet{bumps: make(chan events.Bump, 100), resyncs: make(chan struct{}, 100)}
+	return &fleet{bumps: make(chan events.Bump, 100), status: make(chan events.Status, 100), resyncs: make(chan struct{}, 100)}
 }
 
 func (f *fleet) Cached(k account.Key, r events.TokenRequest) ([]byte, bool) {
@@ -155,6 +156,8 @@ func (f *fleet) Token(ctx context.Context, k account.Key, r events.TokenRequest)
 }
 
 func (f *fleet) ObserveBump(b events.Bump) { f.bumps <- b }
+
+func (f *fleet) ObserveStatus(e events.Status) { f.status <- e }
 
 func (f *fleet) ObserveRefreshed(ctx context.Context, e events.Refreshed) error {
 	if f.refresh == nil {

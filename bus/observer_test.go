@@ -31,6 +31,17 @@ func TestBumpsAreHeard(t *testing.T) {
 	}
 }
 
+func TestStatusEventsAreHeard(t *testing.T) {
+	r := rig(t)
+	check(t, r.conn.Publish("tokenbus.v1.status.openai.a", []byte("garbage")))
+	e := events.Status{Key: key(t, "openai.a"), Status: account.Active, Code: events.StatusInDoubt, Message: "m", At: at}
+	check(t, r.conn.Publish("tokenbus.v1.status.openai.b", e.Encode())) // of openai.a
+	check(t, publisher(t, as(t, r.server, bus.RoleWorker)).Status(t.Context(), e))
+	if got := receive(t, r.fleet.status, "status event"); got != e {
+		t.Errorf("heard %+v, want %+v", got, e)
+	}
+}
+
 func TestP4ResyncAfterALostConnection(t *testing.T) {
 	r := rig(t)
 	for len(r.fleet.resyncs) > 0 {

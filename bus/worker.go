@@ -47,7 +47,7 @@ type Worker struct {
 	conn      *nats.Conn
 	requests  *service
 	admin     *service
-	bumps     *bumpListener
+	broadcast *broadcasts
 	refreshed *refreshedListener
 
 	drainOnce, closeOnce sync.Once
@@ -67,7 +67,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error) {
 	}
 	w := &Worker{conn: cfg.Conn}
 	// Hear bumps before any request is answered.
-	if w.bumps, err = startBumpListener(cfg.Conn, cfg.Subjects, cfg.Observer, cfg.Logger); err != nil {
+	if w.broadcast, err = hearBroadcasts(cfg.Conn, cfg.Subjects, cfg.Observer, cfg.Logger); err != nil {
 		return nil, err
 	}
 	w.refreshed = startRefreshedListener(js, cfg.Subjects, cfg.Observer, cfg.Logger)
@@ -151,6 +151,6 @@ func (w *Worker) Close() {
 		if w.refreshed != nil {
 			w.refreshed.close()
 		}
-		w.bumps.close()
+		w.broadcast.close()
 	})
 }

@@ -62,6 +62,7 @@ func (f tokens) Token(ctx context.Context, k account.Key, r events.TokenRequest)
 type nobody struct{ bus.Accounts }
 
 func (nobody) ObserveBump(events.Bump)                                  {}
+func (nobody) ObserveStatus(events.Status)                              {}
 func (nobody) ObserveRefreshed(context.Context, events.Refreshed) error { return nil }
 func (nobody) Resync()                                                  {}
 
