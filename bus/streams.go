@@ -20,7 +20,8 @@ var ErrNoJetStream = errors.New("JetStream is not enabled on the NATS server, or
 // StreamsConfig says how the streams are made.
 type StreamsConfig struct {
 	Subjects events.Subjects
-	// Replicas of each stream; 0 means 1. Three is right for a cluster.
+	// Replicas of streams that are made; 0 means three in a cluster that has
+	// room for them, else one.
 	Replicas int
 	// MaxAge is how long events are kept; 0 means 72 h. Bumps are kept for ever:
 	// there is one for each account.
@@ -45,8 +46,15 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfi
 		}
 		return fmt.Errorf("look for JetStream: %w", err)
 	}
+	replicas := []int{cfg.Replicas}
+	if cfg.Replicas == 0 {
+		replicas = []int{1}
+		if js.Conn().ConnectedClusterName() != "" {
+			replicas = []int{3, 1}
+		}
+	}
 	for _, want := range cfg.streams() {
-		if err := ensureStream(ctx, js, want, cfg.Logger); err != nil {
+		if err := ensureStream(ctx, js, want, replicas, cfg.Logger); err != nil {
 			return fmt.Errorf("stream %s: %w", want.Name, err)
 		}
 	}
@@ -54,7 +62,6 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfi
 }
 
 func (c StreamsConfig) streams() []jetstream.StreamConfig {
-	replicas := cmp.Or(c.Replicas, 1)
 	age := cmp.Or(c.MaxAge, 72*time.Hour)
 	return []jetstream.StreamConfig{{
 		Name:        events.StreamEvents,
@@ -64,7 +71,6 @@ func (c StreamsConfig) streams() []jetstream.StreamConfig {
 		Discard:     jetstream.DiscardOld,
 		MaxAge:      age,
 		Duplicates:  min(duplicates, age),
-		Replicas:    replicas,
 		AllowDirect: true,
 	}, {
 		Name:              events.StreamBumps,
@@ -73,23 +79,25 @@ func (c StreamsConfig) streams() []jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Discard:           jetstream.DiscardOld,
 		MaxMsgsPerSubject: 1,
-		Replicas:          replicas,
 		AllowDirect:       true,
 	}}
 }
 
-func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, log *slog.Logger) error {
+// ensureStream makes or adopts one stream. A new one gets the first number of
+// replicas that there is room for.
+func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, replicas []int, log *slog.Logger) error {
 	stream, err := js.Stream(ctx, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = js.CreateStream(ctx, want)
-		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return err
-		}
+	for i := 0; i < len(replicas) && (errors.Is(err, jetstream.ErrStreamNotFound) || noRoom(err)); i++ {
+		want.Replicas = replicas[i]
+		stream, err = js.CreateStream(ctx, want)
+	}
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		stream, err = js.Stream(ctx, want.Name) // another worker was faster
 	}
 	if err != nil {
 		return err
 	}
+	want.Replicas = replicas[0]
 	have := stream.CachedInfo().Config
 	for _, subject := range want.Subjects {
 		if !slices.Contains(have.Subjects, subject) {
@@ -101,6 +109,13 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 			"stream", want.Name, "setting", d.name, "is", d.have, "want", d.want)
 	}
 	return nil
+}
+
+// noRoom reports whether a stream was not made for want of servers.
+func noRoom(err error) bool {
+	const noSuitablePeers, insufficientResources, replicasNotSupported = 10005, 10023, 10074
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == noSuitablePeers || e.ErrorCode == insufficientResources || e.ErrorCode == replicasNotSupported)
 }
 
 type difference struct {
