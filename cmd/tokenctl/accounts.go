@@ -36,7 +36,7 @@ func (a app) onKeys(v keyVerb) cli.ActionFunc {
 			return err
 		}
 		if v.confirm && !cmd.Bool("yes") {
-			if err := a.confirm(keys); err != nil {
+			if err := a.confirm(ctx, keys); err != nil {
 				return err
 			}
 		}
@@ -94,7 +94,7 @@ func (a app) standing(doc events.Account, done string) string {
 }
 
 // confirm asks whether to delete the accounts.
-func (a app) confirm(keys []account.Key) error {
+func (a app) confirm(ctx context.Context, keys []account.Key) error {
 	if !a.terminal {
 		return usagef("accounts delete erases credentials; confirm it with --yes")
 	}
@@ -103,7 +103,7 @@ func (a app) confirm(keys []account.Key) error {
 		what = plural(len(keys), "account", "accounts")
 	}
 	fmt.Fprintf(a.stderr, "Delete %s? The credentials are erased. [y/N] ", what)
-	answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+	answer, err := interruptible(ctx, func() (string, error) { return bufio.NewReader(a.stdin).ReadString('\n') })
 	if err != nil && err != io.EOF {
 		return fmt.Errorf("read the answer: %w", err)
 	}

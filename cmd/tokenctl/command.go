@@ -29,7 +29,7 @@ func (a app) command() *cli.Command {
 	accounts := &cli.Command{
 		Name: "accounts", OnUsageError: onUsage, CustomHelpTemplate: accountsHelp, Action: unknownIn("accounts"), HideHelpCommand: true,
 		Commands: []*cli.Command{
-			leaf("import", importHelp, a.importCommand, text("id"), text("platform"), text("label"), text("claude-account"), yes("dry-run")),
+			leaf("import", importHelp, a.importCommand, text("id"), text("platform"), text("label"), text("claude-account"), text("proxy-url"), yes("dry-run")),
 			leaf("list", listHelp, a.listCommand, text("platform"), text("status"), &cli.IntFlag{Name: "limit", Value: events.DefaultListLimit, Local: true}, yes("all")),
 			verb("get", getHelp, keyVerb{verb: events.VerbGet}),
 			verb("refresh", refreshHelp, keyVerb{verb: events.VerbRefresh, done: "refreshed"}, yes("force")),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -87,11 +88,11 @@ func filesIn(root string) ([]source, error) {
 
 // read returns the file as loginfile takes it. claudeAccount is the file that
 // says whose login a Claude Code file is; "" means to look for it.
-func (a app) read(s source, claudeAccount string) (loginfile.File, error) {
+func (a app) read(ctx context.Context, s source, claudeAccount string) (loginfile.File, error) {
 	f := loginfile.File{Name: s.name()}
 	var err error
 	if s.path == "-" {
-		f.Data, err = readAtMost(a.stdin, maxLoginFile)
+		f.Data, err = interruptible(ctx, func() ([]byte, error) { return readAtMost(a.stdin, maxLoginFile) })
 	} else {
 		f.Data, err = readFile(s.path, maxLoginFile)
 	}

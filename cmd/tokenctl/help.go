@@ -55,8 +55,9 @@ Brings the logins in files into tokenbus. Files are known by their shape: Codex
 default credentials, and the JSON of accounts.put. Of a folder every *.json file
 is looked at, three levels deep; what is no login file is skipped. - is stdin.
 
-Importing a file again changes nothing. When one login fails the others still go
-in. No secret is printed.
+Importing a file again changes nothing, but a login replaces the credentials
+whole: what accounts patch has set (a proxy, extra fields) must be given again.
+When one login fails the others still go in. No secret is printed.
 
 Give tokenbus a login of its own: one that its program goes on refreshing has two
 writers, and the one that comes second ends it.
@@ -68,6 +69,8 @@ Options:
   --label L              a name for people, instead of the file's
   --claude-account FILE  the .claude.json that says whose login a Claude Code
                          file is (default: the one beside it)
+  --proxy-url URL        http://, https:// or socks5://…, the accounts' way to the
+                         token endpoint
 
 Examples:
   tokenctl accounts import --dry-run ~/.codex/auth.json

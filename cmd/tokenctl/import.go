@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -39,8 +38,8 @@ type item struct {
 
 // importOptions are the flags of accounts import.
 type importOptions struct {
-	id, platform, label, claudeAccount string
-	labelSet, dryRun                   bool
+	id, platform, label, claudeAccount, proxyURL string
+	labelSet, dryRun                             bool
 }
 
 func (a app) importCommand(ctx context.Context, cmd *cli.Command) error {
@@ -56,7 +55,7 @@ func (a app) importCommand(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	items, err := a.findLogins(args, o)
+	items, err := a.findLogins(ctx, args, o)
 	if err != nil {
 		return err
 	}
@@ -84,7 +83,7 @@ func (a app) importCommand(ctx context.Context, cmd *cli.Command) error {
 func readImportOptions(cmd *cli.Command) (importOptions, error) {
 	o := importOptions{
 		id: cmd.String("id"), platform: cmd.String("platform"), label: cmd.String("label"), labelSet: cmd.IsSet("label"),
-		claudeAccount: cmd.String("claude-account"), dryRun: cmd.Bool("dry-run"),
+		claudeAccount: cmd.String("claude-account"), proxyURL: cmd.String("proxy-url"), dryRun: cmd.Bool("dry-run"),
 	}
 	var problems []error
 	check := func(name, platform, id string) {
@@ -100,6 +99,9 @@ func readImportOptions(cmd *cli.Command) (importOptions, error) {
 			problems = append(problems, fmt.Errorf("--claude-account: %q: %w", o.claudeAccount, err))
 		}
 	}
+	if err := account.CheckProxyURL(o.proxyURL); err != nil {
+		problems = append(problems, fmt.Errorf("--proxy-url: %w", err))
+	}
 	if err := errors.Join(problems...); err != nil {
 		return o, &usageError{err}
 	}
@@ -108,7 +110,7 @@ func readImportOptions(cmd *cli.Command) (importOptions, error) {
 
 // findLogins reads the files and finds out what can be imported. It contacts
 // nobody.
-func (a app) findLogins(args []string, o importOptions) ([]item, error) {
+func (a app) findLogins(ctx context.Context, args []string, o importOptions) ([]item, error) {
 	sources, err := findSources(args)
 	if err != nil {
 		return nil, err
@@ -116,7 +118,7 @@ func (a app) findLogins(args []string, o importOptions) ([]item, error) {
 	var items []item
 	logins := 0
 	for _, s := range sources {
-		more := a.itemsOf(s, o)
+		more := a.itemsOf(ctx, s, o)
 		for _, it := range more {
 			if it.login != nil {
 				logins++
@@ -138,8 +140,8 @@ func (a app) findLogins(args []string, o importOptions) ([]item, error) {
 }
 
 // itemsOf reads one file.
-func (a app) itemsOf(s source, o importOptions) []item {
-	f, err := a.read(s, o.claudeAccount)
+func (a app) itemsOf(ctx context.Context, s source, o importOptions) []item {
+	f, err := a.read(ctx, s, o.claudeAccount)
 	if err != nil {
 		return []item{{file: s.name(), outcome: failed, err: fmt.Errorf("%s: %w", s.name(), err)}}
 	}
@@ -187,6 +189,9 @@ func (it *item) check(o importOptions, seen map[account.Key]*item) {
 	}
 	if o.labelSet {
 		l.Label = o.label
+	}
+	if o.proxyURL != "" {
+		l.Credentials.ProxyURL = account.NewSecret(o.proxyURL)
 	}
 	key, err := l.Key()
 	if err != nil {
@@ -267,127 +272,4 @@ func (c *conn) put(ctx context.Context, it *item, isNew bool, o importOptions) (
 	var doc events.Account
 	err := c.admin(ctx, events.VerbPut, req, &doc)
 	return doc, err
-}
-
-// reporter tells what becomes of an import: as it happens in words, or at the
-// end in JSON.
-type reporter struct {
-	app
-	asJSON  bool
-	results []importResult
-	count   map[outcome]int
-	file    string // the last one that was named
-}
-
-// importResult is an item in JSON.
-type importResult struct {
-	File            string          `json:"file"`
-	Outcome         outcome         `json:"outcome"`
-	Key             string          `json:"key,omitempty"`
-	Format          string          `json:"format,omitempty"`
-	Platform        string          `json:"platform,omitempty"`
-	ID              string          `json:"id,omitempty"`
-	Label           string          `json:"label,omitempty"`
-	Version         account.Version `json:"version,omitempty"`
-	ExpiresAt       time.Time       `json:"expires_at,omitzero"`
-	HasRefreshToken bool            `json:"has_refresh_token"`
-	Notes           []importNote    `json:"notes,omitempty"`
-	Error           string          `json:"error,omitempty"`
-}
-
-type importNote struct {
-	Code string `json:"code"`
-	Text string `json:"text"`
-}
-
-func (r *reporter) item(it item) {
-	if r.count == nil {
-		r.count = map[outcome]int{}
-	}
-	r.count[it.outcome]++
-	if r.asJSON {
-		r.results = append(r.results, resultOf(it))
-	}
-	if it.outcome == failed {
-		r.fail(it.err)
-	}
-	if r.asJSON {
-		return
-	}
-	if it.outcome == skipped {
-		fmt.Fprintf(r.stdout, "skipped: %s\n", clean(it.err.Error()))
-	}
-	if it.login != nil && it.err == nil {
-		r.login(it)
-	}
-}
-
-// login tells about a login that was found.
-func (r *reporter) login(it item) {
-	l := it.login
-	if it.file != r.file {
-		fmt.Fprintf(r.stdout, "%s: %s\n", clean(it.file), l.Format)
-		r.file = it.file
-	}
-	what := it.key.String()
-	if l.Label != "" {
-		what += " (" + clean(l.Label) + ")"
-	}
-	state := string(it.outcome)
-	if it.outcome == created || it.outcome == updated {
-		state += fmt.Sprintf(" as version %d", it.version)
-	}
-	refresh := "can be refreshed"
-	if l.Credentials.RefreshToken.IsZero() {
-		refresh = "no refresh token"
-	}
-	fmt.Fprintf(r.stdout, "  %s: %s, %s, %s\n", what, state, expiry(l.Credentials.ExpiresAt, r.now()), refresh)
-	for _, n := range l.Notes {
-		fmt.Fprintf(r.stdout, "    note: %s\n", n.Text)
-	}
-}
-
-func resultOf(it item) importResult {
-	res := importResult{File: it.file, Outcome: it.outcome, Version: it.version}
-	if it.err != nil {
-		res.Error = it.err.Error()
-	}
-	if l := it.login; l != nil {
-		res.Format, res.Platform, res.ID, res.Label = l.Format, l.Platform, l.ID, l.Label
-		if !it.key.IsZero() {
-			res.Key = it.key.String()
-		}
-		res.ExpiresAt, res.HasRefreshToken = l.Credentials.ExpiresAt.Truncate(time.Second), !l.Credentials.RefreshToken.IsZero()
-		for _, n := range l.Notes {
-			res.Notes = append(res.Notes, importNote(n))
-		}
-	}
-	return res
-}
-
-// finish writes the summary.
-func (r *reporter) finish(dryRun bool) error {
-	if r.asJSON {
-		if err := writeJSON(r.stdout, map[string][]importResult{"results": r.results}); err != nil {
-			return err
-		}
-	} else {
-		var parts []string
-		for _, o := range []outcome{created, updated, unchanged, found, skipped, failed} {
-			if n := r.count[o]; n > 0 {
-				parts = append(parts, fmt.Sprintf("%d %s", n, o))
-			}
-		}
-		summary := strings.Join(parts, ", ")
-		if dryRun {
-			summary += "; nothing was sent (--dry-run)"
-		}
-		if _, err := fmt.Fprintln(r.stdout, summary); err != nil {
-			return err
-		}
-	}
-	if r.count[failed] > 0 {
-		return errReported
-	}
-	return nil
 }

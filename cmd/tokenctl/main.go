@@ -27,6 +27,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	code := osApp().run(ctx, os.Args)
 	stop()
 	os.Exit(code)
@@ -80,6 +81,27 @@ func (a app) run(ctx context.Context, args []string) int {
 func (a app) fail(err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(a.stderr, "tokenctl: "+clean(line))
+	}
+}
+
+// interruptible runs read, which can't be cancelled, until it ends or ctx does.
+// In the second case the process is about to end, and read with it.
+func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := read()
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-ctx.Done():
+		var none T
+		return none, errors.New("interrupted")
 	}
 }
 
