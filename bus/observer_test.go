@@ -75,7 +75,7 @@ func TestP4ResyncAfterMissedBumps(t *testing.T) {
 	conn := as(t, server, bus.RoleWorker, func(c *bus.Config) {
 		c.Hooks.SlowConsumer = func(subject string) { slow <- subject }
 	})
-	streams(t, conn)
+	// No streams: bumps are broadcast without them too.
 	f := slowFleet{newFleet(), make(chan struct{}, 1), make(chan struct{})}
 	startWorker(t, conn, f.fleet, func(c *bus.WorkerConfig) { c.Observer = f })
 	t.Cleanup(func() { close(f.release) }) // before the worker is stopped
