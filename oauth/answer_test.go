@@ -217,3 +217,13 @@ func FuzzDescribe(f *testing.F) {
 		got.Encode()
 	})
 }
+
+// A process that was frozen reads an answer long after it came: the lifetime
+// counts from when the request left.
+func TestP5LifetimeCountsFromTheRequest(t *testing.T) {
+	c := newClient(t, oauth.Config{})
+	raw := provider.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a","expires_in":600}`), SentAt: received, ReceivedAt: received.Add(time.Hour)}
+	if got := c.Judge("xai", raw).Credentials.ExpiresAt; !got.Equal(received.Add(10 * time.Minute)) {
+		t.Errorf("expires at %s, sent at %s", got, received)
+	}
+}

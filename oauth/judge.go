@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -108,7 +109,7 @@ func (c *Client) Judge(platform string, raw provider.RawAnswer) provider.Verdict
 	v := provider.Verdict{RetryAfter: retryAfter(raw)}
 	b := readBody(raw)
 	if is2xx(raw.Status) {
-		d.read(b, raw.ReceivedAt, &v)
+		d.read(b, cmp.Or(raw.SentAt, raw.ReceivedAt), &v)
 	}
 	f := d.facts(b, raw, v)
 	i := slices.IndexFunc(rules, func(r rule) bool {

@@ -47,6 +47,7 @@ func (c *Client) Send(ctx context.Context, req provider.SendRequest) (provider.R
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
+	sent := c.now().UTC().Truncate(time.Millisecond)
 	answer, err := c.exchange(conn, r.bytes)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -54,6 +55,7 @@ func (c *Client) Send(ctx context.Context, req provider.SendRequest) (provider.R
 		}
 		return provider.RawAnswer{}, &provider.SendError{Sent: conn.sent, Err: err}
 	}
+	answer.SentAt = sent
 	return answer, nil
 }
 

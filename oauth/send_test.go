@@ -373,7 +373,7 @@ func TestSendReturnsTheAnswerUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	date := got.Header["Date"]
-	want := provider.RawAnswer{Status: 429, Body: []byte(" {odd} "), ReceivedAt: now.UTC().Truncate(time.Millisecond),
+	want := provider.RawAnswer{Status: 429, Body: []byte(" {odd} "), SentAt: now.UTC().Truncate(time.Millisecond), ReceivedAt: now.UTC().Truncate(time.Millisecond),
 		Header: map[string]string{"Content-Type": "application/json", "Retry-After": "7", "Retry-After-Ms": "6500", "Location": "/x", "Date": date}}
 	if date == "" || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v %q\nwant %+v", got.Header, got.Body, want.Header)
@@ -453,7 +453,13 @@ func TestSendObeysItsContext(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		})
-		c := newClient(t, oauth.Config{Definitions: define(e.URL), Now: func() time.Time { cancel(); return time.Now() }})
+		calls := 0 // before the request leaves, and when the answer's header is there
+		c := newClient(t, oauth.Config{Definitions: define(e.URL), Now: func() time.Time {
+			if calls++; calls == 2 {
+				cancel()
+			}
+			return time.Now()
+		}})
 		got, err := c.Send(ctx, request())
 		if err != nil || !got.Truncated {
 			t.Errorf("truncated=%v, %v", got.Truncated, err)

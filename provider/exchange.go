@@ -28,7 +28,7 @@ func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Poli
 	}
 	verdict := unanswered(sendErr)
 	if sendErr == nil {
-		rec.At = millis(raw.ReceivedAt)
+		rec.At = millis(raw.SentAt)
 		if err := p.stash(ctx, &rec, raw); err != nil {
 			p.log.Error("answer is not in the spool; it goes to the store at once", "account", a.Key.String(), "error", err)
 		}
@@ -106,14 +106,18 @@ func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) e
 type heartbeat struct {
 	p        *Provider
 	key      account.Key
-	rotation account.Rotation // the goroutine's own copy
+	ctx      context.Context // of the goroutine; ends with stop
 	cancel   context.CancelFunc
 	done     chan struct{}
+	turn     chan struct{}    // capacity 1: held by whoever writes a beat
+	rotation account.Rotation // the record as last written; guarded by turn
+	takeover bool             // another worker may hold an answer to the same token
 
-	mu       sync.Mutex    // guards what follows
-	deadline time.Duration // on the Elapsed clock: nothing is sent from here on
-	lost     bool          // the record is another's
-	sent     bool
+	mu        sync.Mutex    // guards what follows
+	deadline  time.Duration // on the Elapsed clock: nothing is sent from here on
+	lost      bool          // the record is another's
+	confirmed bool          // the record was ours at the last beat
+	sent      bool
 }
 
 var errFenced = errors.New("the rotation's heartbeat is too old to send anything")
@@ -121,19 +125,24 @@ var errFenced = errors.New("the rotation's heartbeat is too old to send anything
 func (p *Provider) startHeartbeat(ctx context.Context, a *reading, started time.Duration) *heartbeat {
 	ctx, cancel := context.WithCancel(ctx)
 	h := &heartbeat{
-		p: p, key: a.Key, rotation: *a.Rotation, cancel: cancel, done: make(chan struct{}),
-		deadline: started + a.Rotation.LeaseTTL,
+		p: p, key: a.Key, ctx: ctx, cancel: cancel, done: make(chan struct{}), turn: make(chan struct{}, 1),
+		rotation: *a.Rotation, takeover: a.Rotation.Attempts > 1, deadline: started + a.Rotation.LeaseTTL,
 	}
-	go h.run(ctx)
+	go h.run()
 	return h
 }
 
-// allow is asked right before the first byte of the request leaves. What is
-// left: a process that is frozen between this check and the write.
+// allow is asked right before the first byte of the request leaves. After a
+// takeover it makes sure that the record still stands: the worker that was
+// given up may have come back with its answer since. What is left: a process
+// that is frozen between this check and the write.
 func (h *heartbeat) allow() error {
+	if h.takeover {
+		h.beat()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.lost || h.p.clock.Elapsed() >= h.deadline {
+	if h.lost || h.takeover && !h.confirmed || h.p.clock.Elapsed() >= h.deadline {
 		return errFenced
 	}
 	h.sent = true
@@ -145,22 +154,28 @@ func (h *heartbeat) stop() {
 	<-h.done
 }
 
-func (h *heartbeat) run(ctx context.Context) {
+func (h *heartbeat) run() {
 	defer close(h.done)
 	for {
 		select {
-		case <-ctx.Done():
+		case <-h.ctx.Done():
 			return
-		case <-h.p.clock.After(h.rotation.LeaseTTL / 3):
+		case <-h.p.clock.After(h.p.timing.LeaseTTL / 3):
 		}
-		if !h.beat(ctx) {
+		if !h.beat() {
 			return
 		}
 	}
 }
 
 // beat writes one heartbeat and reports whether to go on.
-func (h *heartbeat) beat(ctx context.Context) bool {
+func (h *heartbeat) beat() bool {
+	select {
+	case h.turn <- struct{}{}:
+		defer func() { <-h.turn }()
+	case <-h.ctx.Done():
+		return false
+	}
 	started := h.p.clock.Elapsed()
 	h.rotation.Heartbeat++
 	h.mu.Lock()
@@ -168,13 +183,14 @@ func (h *heartbeat) beat(ctx context.Context) bool {
 		h.rotation.State = account.RotationSent
 	}
 	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(h.ctx, storeTimeout)
 	defer cancel()
 	_, err := h.p.store.Update(ctx, h.key, account.Guard{Rotation: &h.rotation.ID}, account.Change{
 		Fields: account.FieldRotation, At: h.p.now(), To: account.Account{Rotation: &h.rotation},
 	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.confirmed = err == nil
 	switch {
 	case err == nil:
 		h.deadline = started + h.rotation.LeaseTTL

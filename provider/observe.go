@@ -102,10 +102,11 @@ func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) err
 		p.log.Warn("refreshed event names a version that the store does not have; ignored", "account", e.Key.String(), "version", a.Version, "announced", e.Version)
 		return nil
 	}
-	if !a.AnnouncePending {
-		if a, err = p.markPending(ctx, &a); err != nil {
-			return err
-		}
+	if a.AnnouncePending {
+		return nil // one of this fleet's own: it is being announced, or the sweep repeats it
+	}
+	if a, err = p.markPending(ctx, &a); err != nil {
+		return err
 	}
 	p.learn(&a)
 	return p.announceOnce(ctx, &a)

@@ -245,11 +245,14 @@ func (e *SendError) Unwrap() error { return e.Err }
 // RawAnswer is what came back from the endpoint, as read from the socket. It
 // holds secrets in the clear: it is sealed before it goes anywhere.
 type RawAnswer struct {
-	Status     int               `json:"status"`
-	Header     map[string]string `json:"header,omitempty"` // Content-Type, Retry-After, Retry-After-Ms, Date, Location: the ones that matter
-	Body       []byte            `json:"body,omitempty"`
-	Truncated  bool              `json:"truncated,omitempty"` // the connection or our limit cut the body
-	ReceivedAt time.Time         `json:"received_at"`
+	Status    int               `json:"status"`
+	Header    map[string]string `json:"header,omitempty"` // Content-Type, Retry-After, Retry-After-Ms, Date, Location: the ones that matter
+	Body      []byte            `json:"body,omitempty"`
+	Truncated bool              `json:"truncated,omitempty"` // the connection or our limit cut the body
+	// SentAt is when the request was about to leave. A token's lifetime counts
+	// from here: a process that was frozen reads an answer long after it came.
+	SentAt     time.Time `json:"sent_at"`
+	ReceivedAt time.Time `json:"received_at"`
 }
 
 // Format keeps the body out of every log.

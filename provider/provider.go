@@ -69,6 +69,9 @@ type Provider struct {
 	sights    sights
 	gates     gates
 	stats     stats
+	// pending is what the last look for lost announcements has seen; the
+	// sweep's own.
+	pending map[account.Key]account.Rev
 
 	base     context.Context // of everything that outlives a request; ends with Close
 	abort    context.CancelFunc

@@ -77,7 +77,10 @@ func (p *Provider) rotateDue(key account.Key) error {
 	return p.rotate(key, want{over: a.Version, reason: events.ReasonExpiry})
 }
 
-// announcePending repeats announcements that a crash or a fault left open.
+// announcePending repeats announcements that a crash or a fault left open. One
+// is taken for left open when this worker has seen it in two looks: a fresh
+// one is being made by whoever wrote it, and how fresh it is can't be told
+// from another machine's clock.
 func (p *Provider) announcePending(ctx context.Context) {
 	lctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	keys, err := p.store.Pending(lctx, sweepLimit)
@@ -86,13 +89,18 @@ func (p *Provider) announcePending(ctx context.Context) {
 		p.log.Debug("look for pending announcements", "error", err)
 		return
 	}
+	seen := map[account.Key]account.Rev{}
 	for _, key := range keys {
 		a, err := p.read(ctx, key)
-		// A fresh one is being announced by whoever wrote it.
-		if err != nil || !a.AnnouncePending || p.clock.Now().Sub(a.UpdatedAt) < pendingEvery {
+		if err != nil || !a.AnnouncePending {
+			continue
+		}
+		if p.pending[key] != a.Rev {
+			seen[key] = a.Rev
 			continue
 		}
 		p.learn(&a)
 		p.announce(ctx, &a)
 	}
+	p.pending = seen
 }

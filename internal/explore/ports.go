@@ -1,0 +1,293 @@
+package explore
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// do carries out f as the scheduler decides.
+func do[T any](w *worker, op string, f func() (T, error)) (T, error) {
+	var zero T
+	switch w.at(op, failBefore, failAfter) {
+	case doIt:
+		return f()
+	case failAfter:
+		_, _ = f()
+	}
+	return zero, errSim
+}
+
+// look is do for operations that change nothing: done and reported as failed
+// is the same as failed.
+func look[T any](w *worker, op string, f func() (T, error)) (T, error) {
+	var zero T
+	if w.at(op, failBefore) == doIt {
+		return f()
+	}
+	return zero, errSim
+}
+
+type none = struct{}
+
+func act(w *worker, op string, f func() error) error {
+	_, err := do(w, op, func() (none, error) { return none{}, f() })
+	return err
+}
+
+type storePort struct{ *worker }
+
+func (p storePort) Get(ctx context.Context, k account.Key) (account.Account, error) {
+	return look(p.worker, "store get", func() (account.Account, error) { return p.s.store.Get(ctx, k) })
+}
+
+func (p storePort) Create(ctx context.Context, a account.Account) error {
+	return act(p.worker, "store create", func() error { return p.s.store.Create(ctx, a) })
+}
+
+func (p storePort) Update(ctx context.Context, k account.Key, g account.Guard, c account.Change) (account.Account, error) {
+	return do(p.worker, "store update"+updateName(c), func() (account.Account, error) {
+		a, err := p.s.store.Update(ctx, k, g, c)
+		if err == nil {
+			p.s.check.written(p.worker, &a, c)
+		}
+		return a, err
+	})
+}
+
+// updateName tells what a change is about.
+func updateName(c account.Change) string {
+	switch {
+	case c.Fields&account.FieldCredentials != 0:
+		return " (credentials)"
+	case c.Fields == account.FieldAnnounce:
+		return " (announced)"
+	case c.Fields&account.FieldStatus != 0:
+		return " (status)"
+	case c.Fields&account.FieldFailure != 0:
+		return " (failure)"
+	case c.Fields&account.FieldRotation != 0 && c.To.Rotation != nil && c.To.Rotation.Heartbeat > 0:
+		return " (heartbeat)"
+	case c.Fields&account.FieldRotation != 0:
+		return " (rotation)"
+	}
+	return ""
+}
+
+func (p storePort) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
+	return p.s.store.Due(ctx, now, limit)
+}
+
+func (p storePort) Pending(ctx context.Context, limit int) ([]account.Key, error) {
+	return p.s.store.Pending(ctx, limit)
+}
+
+func (p storePort) List(ctx context.Context, q provider.ListQuery) ([]account.Account, error) {
+	return p.s.store.List(ctx, q)
+}
+
+type cachePort struct{ *worker }
+
+func (p cachePort) Get(ctx context.Context, k account.Key) (provider.Entry, error) {
+	return look(p.worker, "cache get", func() (provider.Entry, error) { return p.s.cache.Get(ctx, k) })
+}
+
+func (p cachePort) Put(ctx context.Context, k account.Key, e provider.Entry) (bool, error) {
+	return do(p.worker, "cache put", func() (bool, error) { return p.s.cache.Put(ctx, k, e) })
+}
+
+type lockPort struct{ *worker }
+
+func (p lockPort) Acquire(ctx context.Context, k account.Key) (provider.Lease, error) {
+	l, err := do(p.worker, "lease acquire", func() (provider.Lease, error) {
+		if p.s.leaseEnds > 0 && p.s.now >= p.s.leaseEnds {
+			p.s.locker.Expire(k)
+		}
+		l, err := p.s.locker.Acquire(ctx, k)
+		if err == nil {
+			p.s.leaseEnds, p.s.leaseOf = 0, p.worker // renewed from here on
+		}
+		return l, err
+	})
+	if err != nil {
+		p.s.abandon(p.worker) // perhaps taken, and nobody knows
+		return nil, err
+	}
+	return leasePort{p.worker, l}, nil
+}
+
+type leasePort struct {
+	*worker
+	provider.Lease
+}
+
+func (p leasePort) Release(ctx context.Context) {
+	if v := p.at("lease release", failBefore); v == doIt {
+		p.Lease.Release(ctx)
+		return
+	}
+	p.s.abandon(p.worker)
+}
+
+// abandon lets a lease that w no longer renews run out.
+func (s *sim) abandon(w *worker) {
+	if s.leaseOf == w && s.leaseEnds == 0 {
+		s.leaseEnds = s.now + leaseTTL
+	}
+}
+
+type journalPort struct {
+	*worker
+	name   string
+	shared bool
+	j      interface {
+		provider.Journal
+		provider.Spool
+	}
+}
+
+func (p journalPort) Put(ctx context.Context, r provider.Record) error {
+	return act(p.worker, p.name+" put", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Put(ctx, r) })
+}
+
+func (p journalPort) Stash(ctx context.Context, r provider.Record) error {
+	return act(p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
+}
+
+func (p journalPort) Records(ctx context.Context, k account.Key) ([]provider.Record, error) {
+	return look(p.worker, p.name+" read", func() ([]provider.Record, error) { return p.j.Records(ctx, k) })
+}
+
+func (p journalPort) Delete(ctx context.Context, k account.Key, id string) error {
+	return act(p.worker, p.name+" delete", func() error { return p.j.Delete(ctx, k, id) })
+}
+
+type busPort struct{ *worker }
+
+func (p busPort) Refreshed(ctx context.Context, e events.Refreshed) error {
+	return act(p.worker, "publish refreshed", func() error { return p.s.bus.Refreshed(ctx, e) })
+}
+
+func (p busPort) Bump(ctx context.Context, e events.Bump) error {
+	return act(p.worker, "publish bump", func() error { return p.s.bus.Bump(ctx, e) })
+}
+
+// Status events decide nothing: they are no point of their own.
+func (p busPort) Status(ctx context.Context, e events.Status) error {
+	return p.s.bus.Status(ctx, e)
+}
+
+func (p busPort) LastBump(ctx context.Context, k account.Key) (events.Bump, error) {
+	return p.s.bus.LastBump(ctx, k)
+}
+
+// ear hears the fleet's bumps for a worker, each when the scheduler says so.
+type ear struct{ *worker }
+
+func (e ear) ObserveBump(b events.Bump) {
+	go func() {
+		if e.at("hears the bump") == doIt {
+			e.p.ObserveBump(b)
+			e.s.check.heard(e.worker, b)
+		}
+	}()
+}
+
+func (e ear) ObserveStatus(events.Status) {}
+
+// endpointPort is the real client but for the socket: requests reach the real
+// rules of the endpoint in process.
+type endpointPort struct{ *worker }
+
+func (p endpointPort) Policy(platform string) (provider.Policy, bool) {
+	return p.s.client.Policy(platform)
+}
+
+func (p endpointPort) Judge(platform string, raw provider.RawAnswer) provider.Verdict {
+	return p.s.client.Judge(platform, raw)
+}
+
+func (p endpointPort) Describe(platform string, c account.Credentials) account.Credentials {
+	return p.s.client.Describe(platform, c)
+}
+
+// Faults of an exchange beyond failing before and after.
+const (
+	answers503 verdict = iota + 100
+	answersInvalidClient
+	answerIsCut // answered, and the answer never arrives
+)
+
+func (p endpointPort) Send(_ context.Context, req provider.SendRequest) (provider.RawAnswer, error) {
+	if v := p.at("connects", failBefore); v != doIt {
+		return provider.RawAnswer{}, &provider.SendError{Err: errSim}
+	}
+	// The check and the write are one step here. A freeze between the two is
+	// what can't be closed; docs/rotation.md names it.
+	v := p.at("sends the refresh token", failBefore, answers503, answersInvalidClient)
+	if err := req.BeforeFirstByte(); err != nil {
+		return provider.RawAnswer{}, &provider.SendError{Err: err}
+	}
+	lost := provider.RawAnswer{}
+	switch v {
+	case doIt:
+	case answers503:
+		p.s.endpoint.Inject(refuse503())
+	case answersInvalidClient:
+		p.s.endpoint.Inject(refuseClient())
+	default: // on its way and never arrived: the sender can't know
+		return lost, &provider.SendError{Sent: true, Err: errSim}
+	}
+	sent, token := p.Now(), req.Credentials.RefreshToken.Reveal()
+	p.s.check.arrives(p.worker, token)
+	raw := p.post(token)
+	p.s.check.answered(p.worker, token, raw)
+	if p.at("gets the answer", answerIsCut) != doIt {
+		p.s.check.lost(p.worker)
+		return lost, &provider.SendError{Sent: true, Err: errSim}
+	}
+	raw.SentAt, raw.ReceivedAt = sent, p.Now()
+	return raw, nil
+}
+
+func (p endpointPort) post(token string) provider.RawAnswer {
+	form := url.Values{"grant_type": {"refresh_token"}, "client_id": {"c"}, "refresh_token": {token}}.Encode()
+	r := httptest.NewRequest(http.MethodPost, "/token", bytes.NewBufferString(form))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	out := httptest.NewRecorder()
+	p.s.endpoint.ServeHTTP(out, r)
+	return provider.RawAnswer{
+		Status: out.Code, Body: out.Body.Bytes(),
+		Header: map[string]string{"Content-Type": out.Header().Get("Content-Type"), "Retry-After": out.Header().Get("Retry-After")},
+	}
+}
+
+// Now, Elapsed and After are the worker's clock: its own wall time, off by its
+// skew, and the world's elapsed time.
+func (w *worker) Now() time.Time {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return time.Unix(epoch, 0).Add(w.s.now + w.skew).UTC()
+}
+
+func (w *worker) Elapsed() time.Duration {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return w.s.now
+}
+
+func (w *worker) After(d time.Duration) <-chan time.Time {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.timers++
+	t := &timer{w, w.s.now + d, w.timers, make(chan time.Time, 1)}
+	w.s.timers = append(w.s.timers, t)
+	return t.ch
+}

@@ -1,0 +1,275 @@
+package explore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/internal/memory"
+	"github.com/tokenbus/tokenbus/oauth"
+	"github.com/tokenbus/tokenbus/oauth/oauthtest"
+	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/seal"
+)
+
+// scenario is a small fleet with a small workload.
+type scenario struct {
+	name    string
+	workers int
+	left    time.Duration // of the access token at the start
+	grace   bool          // the endpoint takes a spent refresh token again
+	load    func(s *sim)
+}
+
+var scenarios = []*scenario{
+	{name: "expired", workers: 2, left: -time.Second, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 1)
+		}
+	}},
+	{name: "skew", workers: 2, left: time.Minute, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 2)
+		}
+	}},
+	{name: "rejected", workers: 2, left: 8 * time.Minute, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.task("report of 401 to "+w.name, func(ctx context.Context) { s.token(ctx, w, events.TokenRequest{RejectedVersion: 1}, 1) })
+		}
+	}},
+	{name: "login", workers: 2, left: time.Minute, load: func(s *sim) {
+		s.ask(s.workers[0], 1)
+		s.task("login at "+s.workers[1].name, func(ctx context.Context) { s.login(ctx, s.workers[1], tokenTTL) })
+	}},
+	{name: "patch", workers: 2, left: -time.Second, load: func(s *sim) {
+		s.ask(s.workers[0], 1)
+		s.task("patch at "+s.workers[1].name, func(ctx context.Context) {
+			_, _ = s.workers[1].p.Patch(ctx, events.PatchRequest{Platform: "demo", ID: "a", Extra: map[string]json.RawMessage{"project_id": json.RawMessage(`"p2"`)}})
+		})
+	}},
+	{name: "grace", workers: 2, left: -time.Second, grace: true, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 1)
+		}
+	}},
+	{name: "three", workers: 3, left: -time.Second, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 1)
+		}
+	}},
+	{name: "twice", workers: 2, left: -time.Second, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.task("two rotations through "+w.name, func(ctx context.Context) {
+				seen := s.token(ctx, w, events.TokenRequest{}, 0)
+				select {
+				case <-w.After(tokenTTL):
+				case <-ctx.Done():
+					return
+				}
+				s.token(ctx, w, events.TokenRequest{MinVersion: seen}, seen)
+			})
+		}
+	}},
+}
+
+// skews are how far the workers' wall clocks are off.
+var skews = []time.Duration{0, 90 * time.Second, -90 * time.Second, 45 * time.Second}
+
+var sealer = func() *seal.Sealer {
+	s, err := seal.New()
+	if err != nil {
+		panic(err)
+	}
+	return s
+}()
+
+func newSim(sc *scenario) *sim {
+	s := &sim{scenario: sc, sealer: sealer, ctx: context.Background()}
+	s.check = check{s: s, heardBy: map[*worker]account.Version{}, beat: map[string]time.Duration{}}
+	cfg := oauthtest.Config{TTL: tokenTTL, Deterministic: true, Now: func() time.Time {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return time.Unix(epoch, 0).Add(s.now)
+	}}
+	def := oauth.Definition{
+		TokenURL: "http://127.0.0.1/token", ClientID: "c", Auth: oauth.AuthNone, Encoding: oauth.EncodingForm, Timeout: patience,
+		DeadGrantErrors: []string{"invalid_grant"}, MaxConcurrent: 8, ServeWhileRefreshing: true, ExtraFields: []string{"project_id"},
+	}
+	if sc.grace {
+		cfg.ReuseGrace, def.ReuseGrace = time.Hour, time.Hour
+	}
+	var err error
+	if s.endpoint, err = oauthtest.New(cfg); err != nil {
+		panic(err)
+	}
+	if s.client, err = oauth.New(oauth.Config{Definitions: oauth.Definitions{"demo": def}}); err != nil {
+		panic(err)
+	}
+	for range sc.workers {
+		s.start(nil)
+	}
+	return s
+}
+
+// start adds a worker, with the spool of a dead one on whose host it runs.
+func (s *sim) start(spool *memory.Journal) *worker {
+	if spool == nil {
+		spool = &memory.Journal{}
+	}
+	w := &worker{s: s, name: fmt.Sprintf("w%d", len(s.workers)+1), skew: skews[len(s.workers)%len(skews)], spool: spool}
+	timing := provider.DefaultTiming()
+	timing.LeaseTTL = leaseTTL
+	var err error
+	w.p, err = provider.New(provider.Config{
+		Store: storePort{w}, Cache: cachePort{w}, Locker: lockPort{w}, Journal: journalPort{w, "journal", true, &s.journal}, Spool: journalPort{w, "spool", false, spool},
+		Endpoint: endpointPort{w}, Publisher: busPort{w}, Sealer: s.sealer, WorkerID: w.name, Host: "host of " + w.name, Timing: timing,
+		Backoff: backoff.Policy{Base: 2 * time.Second, Cap: 4 * time.Second, Floor: time.Second},
+		Clock:   w, Random: func() float64 { return 0.5 },
+	})
+	if err != nil {
+		panic(err)
+	}
+	s.workers = append(s.workers, w)
+	s.bus.Join(ear{w})
+	return w
+}
+
+// login gives the fleet a new grant of the endpoint.
+func (s *sim) login(ctx context.Context, w *worker, left time.Duration) {
+	s.check.login()
+	access, refresh := s.endpoint.NewGrant("a")
+	body, err := json.Marshal(map[string]any{"platform": "demo", "id": "a", "type": "oauth", "credentials": map[string]any{
+		"access_token": access, "refresh_token": refresh, "expires_at": time.Unix(epoch, 0).Add(s.elapsed() + left).Format(time.RFC3339Nano),
+	}})
+	if err != nil {
+		panic(err)
+	}
+	r, err := events.DecodeRequest[events.PutRequest](body)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := w.p.Put(ctx, r); err != nil {
+		// The person is told and logs in again; here the login may be lost.
+		s.check.excuse()
+	}
+}
+
+// ask makes n requests one after the other, as one asker: it remembers the
+// version that it has seen.
+func (s *sim) ask(w *worker, n int) {
+	s.task("request to "+w.name, func(ctx context.Context) {
+		var seen account.Version
+		for range n {
+			seen = max(seen, s.token(ctx, w, events.TokenRequest{MinVersion: seen}, seen))
+		}
+	})
+}
+
+func (s *sim) token(ctx context.Context, w *worker, req events.TokenRequest, seen account.Version) account.Version {
+	floor := s.check.floor(w)
+	faults := s.spent
+	living := s.scenario.left > provider.DefaultTiming().MinTTL && w.skew == 0 && req == (events.TokenRequest{MinVersion: seen})
+	r, err := w.p.Token(ctx, theKey, req)
+	if w.dead || ctx.Err() != nil {
+		return 0
+	}
+	s.check.reply(w, floor, seen, r, err)
+	if err != nil && living && faults == s.spent && s.elapsed() < time.Second {
+		s.check.denied(w, err)
+	}
+	return r.Version
+}
+
+// result is what came of one schedule.
+type result struct {
+	bad   []string
+	width []int  // choices at each step
+	line  string // replays it
+	trace string
+}
+
+// play runs one schedule from beginning to end.
+func play(t *testing.T, sc *scenario, deviate map[int]int, random func(int) int) (out result) {
+	synctest.Test(t, func(*testing.T) {
+		s := newSim(sc)
+		s.deviate, s.random = deviate, random
+		s.free = true // the first login is no part of the schedule
+		s.login(s.ctx, s.workers[0], sc.left)
+		s.settle(0)
+		s.mu.Lock()
+		s.free = false
+		s.mu.Unlock()
+		sc.load(s)
+		s.run()
+		s.heal()
+		out = result{s.check.bad, s.width, s.line(), s.trace()}
+	})
+	return out
+}
+
+// heal ends all faults, restarts what crashed, and sees whether the fleet can
+// go on.
+func (s *sim) heal() {
+	s.logf("--- healed")
+	s.settle(time.Second)
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer s.stop(cancel)
+	for _, w := range s.workers {
+		fresh := w
+		if w.dead {
+			fresh = s.start(w.spool)
+		}
+		go func() { _ = fresh.p.Run(ctx) }()
+	}
+	s.settle(4 * (leaseTTL + patience))
+	asker := s.workers[len(s.workers)-1]
+	for range 6 {
+		_, err, hangs := s.final(asker)
+		if hangs {
+			s.check.fail("nobody can go on: a request hangs")
+			return
+		}
+		if err == nil {
+			break
+		}
+	}
+	s.settle(5 * time.Second) // a refresh beside the last request ends
+	reply, err, _ := s.final(asker)
+	s.settle(5 * time.Second)
+	s.check.end(reply, err)
+}
+
+// final makes one request in the healed world.
+func (s *sim) final(w *worker) (reply events.TokenReply, err error, hangs bool) {
+	done := make(chan none)
+	go func() {
+		defer close(done)
+		reply, err = w.p.Token(s.ctx, theKey, events.TokenRequest{})
+	}()
+	s.settle(2 * (leaseTTL + patience))
+	select {
+	case <-done:
+		return reply, err, false
+	default:
+		return reply, err, true
+	}
+}
+
+// stop ends everything that still runs, so that the bubble can end.
+func (s *sim) stop(run context.CancelFunc) {
+	run()
+	stopped, now := context.WithCancel(s.ctx)
+	now()
+	for _, w := range s.workers {
+		_ = w.p.Close(stopped)
+	}
+	for _, r := range s.requests {
+		r.cancel()
+	}
+}

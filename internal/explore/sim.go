@@ -1,0 +1,374 @@
+package explore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/oauth"
+	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/seal"
+
+	"github.com/tokenbus/tokenbus/internal/memory"
+	"github.com/tokenbus/tokenbus/oauth/oauthtest"
+)
+
+// Durations of the simulated fleet: short, in the proportions of real ones.
+const (
+	leaseTTL  = 3 * time.Second
+	patience  = 2 * time.Second // with one exchange
+	tokenTTL  = 10 * time.Minute
+	maxFaults = 4             // in one schedule
+	epoch     = 1_800_000_000 // the simulated wall clock's start, Unix seconds
+)
+
+// verdict is what the scheduler decides about one operation.
+type verdict int
+
+const (
+	doIt       verdict = iota // done and reported
+	failBefore                // not done, reported as failed
+	failAfter                 // done, reported as failed
+	gone                      // its worker is dead: nothing is done
+)
+
+// point is an operation that waits for the scheduler.
+type point struct {
+	w      *worker
+	op     string
+	n      int // the worker's how-manieth
+	faults []verdict
+	decide chan verdict
+}
+
+// timer is a point that waits for the clock.
+type timer struct {
+	w  *worker
+	at time.Duration
+	n  int
+	ch chan time.Time
+}
+
+// sim is one world: shared backends, an endpoint, workers, and the scheduler.
+type sim struct {
+	ctx      context.Context
+	scenario *scenario
+	deviate  map[int]int // step to choice
+	random   func(choices int) int
+
+	mu      sync.Mutex // guards what follows
+	now     time.Duration
+	points  []*point
+	timers  []*timer
+	free    bool // healed: operations no longer wait, nothing fails
+	workers []*worker
+
+	step  int
+	width []int // the number of choices at each step
+	taken []string
+	logMu sync.Mutex // guards log
+	log   []string
+	spent int // faults so far
+	last  *worker
+
+	leaseOf   *worker       // the last to take the lease
+	leaseEnds time.Duration // when it runs out, since nobody renews it; 0: it is renewed
+
+	store    memory.Store
+	cache    memory.Cache
+	locker   memory.Locker
+	journal  memory.Journal
+	bus      memory.Bus
+	endpoint *oauthtest.Server
+	client   *oauth.Client
+	sealer   *seal.Sealer
+
+	check    check
+	requests []*request
+}
+
+// worker is one process: a provider, and what dies with it or survives it.
+type worker struct {
+	s      *sim
+	name   string
+	skew   time.Duration // of its wall clock
+	p      *provider.Provider
+	spool  *memory.Journal // survives on its disk
+	dead   bool
+	frozen bool
+	ops    int
+	timers int
+}
+
+var errSim = errors.New("connection reset by the scheduler")
+
+// at is called by every port: it waits for the scheduler's decision.
+func (w *worker) at(op string, faults ...verdict) verdict {
+	s := w.s
+	s.mu.Lock()
+	if w.dead {
+		s.mu.Unlock()
+		return gone
+	}
+	if s.free {
+		s.mu.Unlock()
+		return doIt
+	}
+	w.ops++
+	p := &point{w, op, w.ops, faults, make(chan verdict)}
+	s.points = append(s.points, p)
+	s.mu.Unlock()
+	return <-p.decide
+}
+
+// choice is one thing that may happen next.
+type choice struct {
+	label string
+	fault bool
+	do    func()
+}
+
+// run lets things happen until the workload is done and nothing waits, or the
+// world hangs.
+func (s *sim) run() {
+	for range 400 {
+		synctest.Wait()
+		choices := s.choices()
+		if len(choices) == 0 {
+			return
+		}
+		pick := 0
+		if c, ok := s.deviate[s.step]; ok {
+			pick = c
+		} else if s.random != nil {
+			pick = s.random(len(choices))
+		}
+		if pick >= len(choices) {
+			pick = 0
+		}
+		s.width = append(s.width, len(choices))
+		s.logf("%s", choices[pick].label)
+		if pick > 0 {
+			s.taken = append(s.taken, fmt.Sprintf("%d:%d", s.step, pick))
+		}
+		if choices[pick].fault {
+			s.spent++
+		}
+		s.step++
+		choices[pick].do()
+	}
+	s.logf("…")
+}
+
+func (s *sim) elapsed() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *sim) logf(format string, args ...any) {
+	now := s.elapsed()
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	s.log = append(s.log, fmt.Sprintf("%3d %8s  ", s.step, now)+fmt.Sprintf(format, args...))
+}
+
+// choices lists what may happen next, the plain course of things first. It
+// depends on nothing but the decisions so far.
+func (s *sim) choices() []choice {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.SortFunc(s.points, func(a, b *point) int {
+		return cmp.Or(boolCompare(a.w != s.last, b.w != s.last), cmp.Compare(a.w.name, b.w.name), cmp.Compare(a.op, b.op), cmp.Compare(a.n, b.n))
+	})
+	var normal, faulty []choice
+	for _, p := range s.points {
+		if p.w.frozen {
+			continue
+		}
+		name := p.w.name + " " + p.op
+		normal = append(normal, choice{name, false, func() { s.release(p, doIt) }})
+		for _, f := range p.faults {
+			label := name + map[verdict]string{failBefore: " fails", failAfter: " is done and reported as failed"}[f]
+			faulty = append(faulty, choice{label, true, func() { s.release(p, f) }})
+		}
+	}
+	if t := s.nextTimer(); t != nil && (len(normal) > 0 || s.busy()) {
+		normal = append(normal, choice{"time passes", false, func() { s.fire(t) }})
+	}
+	for _, w := range s.workers {
+		if w.dead || !s.busy() {
+			continue
+		}
+		faulty = append(faulty, choice{w.name + " crashes", true, func() { s.crash(w) }})
+		if !w.frozen {
+			faulty = append(faulty, choice{w.name + " freezes", true, func() { s.freeze(w, true) }})
+		}
+	}
+	if s.busy() {
+		faulty = append(faulty, choice{"the lease expires", true, func() { s.locker.Expire(theKey) }})
+		for _, r := range s.requests {
+			if !r.done && !r.cancelled {
+				faulty = append(faulty, choice{r.name + " gives up", true, func() { r.cancelled = true; r.cancel() }})
+			}
+		}
+	}
+	if len(normal) == 0 {
+		for _, w := range s.workers { // nothing else moves: the frozen wake up
+			if w.frozen {
+				return []choice{{w.name + " wakes up", false, func() { s.freeze(w, false) }}}
+			}
+		}
+		return nil
+	}
+	if s.spent >= maxFaults {
+		return normal
+	}
+	return append(normal, faulty...)
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// busy reports whether any request or task of the scenario is still open.
+func (s *sim) busy() bool {
+	return slices.ContainsFunc(s.requests, func(r *request) bool { return !r.done })
+}
+
+func (s *sim) release(p *point, v verdict) {
+	s.mu.Lock()
+	s.points = slices.DeleteFunc(s.points, func(q *point) bool { return q == p })
+	s.last = p.w
+	s.mu.Unlock()
+	p.decide <- v
+}
+
+// nextTimer returns the timer that is due next; the caller holds mu.
+func (s *sim) nextTimer() *timer {
+	var next *timer
+	for _, t := range s.timers {
+		if t.w.dead || t.w.frozen {
+			continue
+		}
+		if next == nil || cmp.Or(cmp.Compare(t.at, next.at), cmp.Compare(t.w.name, next.w.name), cmp.Compare(t.n, next.n)) < 0 {
+			next = t
+		}
+	}
+	return next
+}
+
+func (s *sim) fire(t *timer) {
+	s.mu.Lock()
+	s.now = max(s.now, t.at)
+	s.timers = slices.DeleteFunc(s.timers, func(u *timer) bool { return u == t })
+	now := s.now
+	s.mu.Unlock()
+	t.ch <- time.Unix(epoch, 0).Add(now)
+}
+
+// crash kills a worker: what it waits for is never done, and whatever its
+// goroutines still try changes nothing.
+func (s *sim) crash(w *worker) {
+	s.mu.Lock()
+	w.dead, w.frozen = true, false
+	var mine []*point
+	s.points = slices.DeleteFunc(s.points, func(p *point) bool {
+		if p.w == w {
+			mine = append(mine, p)
+		}
+		return p.w == w
+	})
+	s.mu.Unlock()
+	s.check.crashed(w)
+	for _, p := range mine {
+		p.decide <- gone
+	}
+	s.abandon(w)
+}
+
+func (s *sim) freeze(w *worker, frozen bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.frozen = frozen
+	if frozen {
+		s.abandon(w)
+	}
+}
+
+// settle runs the healed world for a while: nothing waits, nothing fails, time
+// passes from timer to timer.
+func (s *sim) settle(d time.Duration) {
+	s.mu.Lock()
+	s.free = true
+	until := s.now + d
+	waiting := s.points
+	s.points = nil
+	for _, w := range s.workers {
+		w.frozen = false
+	}
+	s.mu.Unlock()
+	for _, p := range waiting {
+		p.decide <- doIt
+	}
+	for {
+		synctest.Wait()
+		s.mu.Lock()
+		t := s.nextTimer()
+		if t == nil || t.at > until {
+			s.now = max(s.now, until)
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		s.fire(t)
+	}
+}
+
+// request is one piece of the scenario's workload.
+type request struct {
+	name      string
+	cancel    context.CancelFunc
+	cancelled bool
+	done      bool
+}
+
+// task runs f as part of the workload.
+func (s *sim) task(name string, f func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &request{name: name, cancel: cancel}
+	s.requests = append(s.requests, r)
+	go func() {
+		f(ctx)
+		s.mu.Lock()
+		r.done = true
+		s.mu.Unlock()
+	}()
+}
+
+var theKey = func() account.Key {
+	k, err := account.NewKey("demo", "a")
+	if err != nil {
+		panic(err)
+	}
+	return k
+}()
+
+// trace is the schedule as a story.
+func (s *sim) trace() string { return strings.Join(s.log, "\n") }
+
+// line is what replays the schedule.
+func (s *sim) line() string { return s.scenario.name + "/" + strings.Join(s.taken, ",") }
