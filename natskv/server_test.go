@@ -23,6 +23,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start runs a NATS server in this process until the test ends.
 func start(t *testing.T, change func(*server.Options)) *server.Server {
 	t.Helper()
+	s, ok := tryStart(t, 30*time.Second, change)
+	if !ok {
+		t.Fatal("the NATS server doesn't start")
+	}
+	return s
+}
+
+func tryStart(t *testing.T, patience time.Duration, change func(*server.Options)) (*server.Server, bool) {
+	t.Helper()
 	opts := &server.Options{
 		ServerName: t.Name(), DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 1 << 30, JetStreamMaxMemory: 1 << 28,
@@ -34,10 +43,7 @@ func start(t *testing.T, change func(*server.Options)) *server.Server {
 	must(t, err)
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(20 * time.Second) {
-		t.Fatal("the NATS server doesn't start")
-	}
-	return s
+	return s, s.ReadyForConnections(patience)
 }
 
 // connect returns a connection to a server in this process.
@@ -59,22 +65,16 @@ func single(t *testing.T) jetstream.JetStream { t.Helper(); return connect(t, st
 // cluster runs three servers on loopback and returns a connection to each.
 func cluster(t *testing.T) []jetstream.JetStream {
 	t.Helper()
-	var ports []int
-	var routes []*url.URL
-	for range 3 { // the servers must know each other before they start
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-		must(t, l.Close())
+	servers := tryCluster(t)
+	for tries := 1; servers == nil && tries < 5; tries++ {
+		servers = tryCluster(t) // another program took one of the ports
+	}
+	if servers == nil {
+		t.Fatal("the cluster doesn't start")
 	}
 	var out []jetstream.JetStream
-	for i, port := range ports {
-		out = append(out, connect(t, start(t, func(o *server.Options) {
-			o.ServerName, o.DontListen, o.Host, o.Port = fmt.Sprintf("n%d", i), false, "127.0.0.1", server.RANDOM_PORT
-			o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}
-			o.Routes = routes
-		})))
+	for _, s := range servers {
+		out = append(out, connect(t, s))
 	}
 	// A cluster takes a moment to find its leader and its members.
 	eventually(t, "the cluster takes a replicated stream", func() bool {
@@ -84,6 +84,37 @@ func cluster(t *testing.T) []jetstream.JetStream {
 		return err == nil
 	})
 	return out
+}
+
+// tryCluster returns nil if a port was taken before its server got to it: the
+// servers must know each other's ports before they start.
+func tryCluster(t *testing.T) (servers []*server.Server) {
+	t.Helper()
+	var ports []int
+	var routes []*url.URL
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+		must(t, l.Close())
+	}
+	for i, port := range ports {
+		s, ok := tryStart(t, 10*time.Second, func(o *server.Options) {
+			o.ServerName, o.DontListen, o.Host, o.Port = fmt.Sprintf("n%d", i), false, "127.0.0.1", server.RANDOM_PORT
+			o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}
+			o.Routes = routes
+		})
+		if !ok {
+			for _, s := range append(servers, s) {
+				s.Shutdown()
+				s.WaitForShutdown()
+			}
+			return nil
+		}
+		servers = append(servers, s)
+	}
+	return servers
 }
 
 var prefixes atomic.Int64

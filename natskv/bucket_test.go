@@ -1,0 +1,282 @@
+package natskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/lease"
+	"github.com/tokenbus/tokenbus/natskv"
+	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/provider/journaltest"
+	"github.com/tokenbus/tokenbus/provider/storetest"
+)
+
+// constructors opens each kind of bucket.
+var constructors = map[string]func(context.Context, natskv.Config) error{
+	"ACCOUNTS": func(ctx context.Context, c natskv.Config) error {
+		s, err := natskv.NewStore(ctx, c)
+		if err == nil {
+			s.Close()
+		}
+		return err
+	},
+	"CACHE":   func(ctx context.Context, c natskv.Config) error { _, err := natskv.NewCache(ctx, c); return err },
+	"LEASES":  func(ctx context.Context, c natskv.Config) error { _, err := natskv.NewLeases(ctx, c); return err },
+	"JOURNAL": func(ctx context.Context, c natskv.Config) error { _, err := natskv.NewJournal(ctx, c); return err },
+	"META":    func(ctx context.Context, c natskv.Config) error { _, err := natskv.NewValues(ctx, c); return err },
+}
+
+func TestConfig(t *testing.T) {
+	for name, open := range constructors {
+		err := open(t.Context(), natskv.Config{Prefix: "a.b", Replicas: 7, LeaseTTL: time.Millisecond, Timeout: -1})
+		for _, part := range []string{"no JetStream", `prefix "a.b"`, "replicas 7", "lease TTL 1ms", "timeout -1ns"} {
+			if err == nil || !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: error %v doesn't say %q", name, err, part)
+			}
+		}
+	}
+}
+
+// TestBuckets: buckets are those that other clients of JetStream KV know, and
+// opening them again changes nothing and says nothing.
+func TestBuckets(t *testing.T) {
+	js := single(t)
+	var logs syncBuffer
+	c := natskv.Config{JetStream: js, Logger: logTo(&logs)}
+	for range 2 {
+		for name, open := range constructors {
+			must(t, open(t.Context(), c))
+			kv, err := js.KeyValue(t.Context(), "TOKENBUS_"+name)
+			must(t, err)
+			status, err := kv.Status(t.Context())
+			must(t, err)
+			want := map[string]time.Duration{"LEASES": natskv.DefaultLeaseTTL}[name]
+			if status.TTL() != want || status.History() != 1 {
+				t.Errorf("%s: got TTL %v and history %d, want %v and 1", name, status.TTL(), status.History(), want)
+			}
+			stream, err := js.Stream(t.Context(), "KV_TOKENBUS_"+name)
+			must(t, err)
+			if direct := stream.CachedInfo().Config.AllowDirect; direct != (name == "CACHE") {
+				t.Errorf("%s: direct reads are allowed: %v", name, direct)
+			}
+		}
+	}
+	if logs.String() != "" {
+		t.Errorf("got the log:\n%s", logs.String())
+	}
+}
+
+// TestAdopt: a bucket that is there is used as it is, and what differs is
+// told.
+func TestAdopt(t *testing.T) {
+	js := single(t)
+	for name, open := range constructors {
+		t.Run(name, func(t *testing.T) {
+			var logs syncBuffer
+			c := config(js)
+			c.Logger = logTo(&logs)
+			kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: c.Prefix + "_" + name, TTL: 7 * time.Second, History: 5, Storage: jetstream.MemoryStorage})
+			must(t, err)
+			_, err = kv.PutString(t.Context(), "x.y", "theirs")
+			must(t, err)
+			must(t, open(t.Context(), c))
+			for _, part := range []string{"setting=ttl is=7s", "setting=history is=5 want=1", "setting=storage is=Memory want=File"} {
+				if !strings.Contains(logs.String(), part) {
+					t.Errorf("the log doesn't say %q:\n%s", part, logs.String())
+				}
+			}
+			if e, err := kv.Get(t.Context(), "x.y"); err != nil || string(e.Value()) != "theirs" {
+				t.Errorf("what was in the bucket: %v", err)
+			}
+		})
+	}
+}
+
+func TestAdoptLeases(t *testing.T) {
+	js := single(t)
+	c := config(js)
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: c.Prefix + "_LEASES", TTL: 7 * time.Second})
+	must(t, err)
+	if got := newLeases(t, c).TTL(); got != 7*time.Second {
+		t.Errorf("got TTL %v, want the bucket's own of 7s", got)
+	}
+	c = config(js)
+	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: c.Prefix + "_LEASES"})
+	must(t, err)
+	if _, err := natskv.NewLeases(t.Context(), c); err == nil || !strings.Contains(err.Error(), "without a TTL") {
+		t.Errorf("a bucket without TTL: got error %v", err)
+	}
+}
+
+func TestUnusableBucket(t *testing.T) {
+	js := single(t)
+	c := config(js)
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KV_" + c.Prefix + "_JOURNAL", Subjects: []string{"elsewhere.>"}})
+	must(t, err)
+	if _, err := natskv.NewJournal(t.Context(), c); err == nil || !strings.Contains(err.Error(), "elsewhere.>") {
+		t.Errorf("other subjects: got error %v", err)
+	}
+	origin, mirror := config(js), config(js)
+	newJournal(t, origin)
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KV_" + mirror.Prefix + "_JOURNAL", Mirror: &jetstream.StreamSource{Name: "KV_" + origin.Prefix + "_JOURNAL"}})
+	must(t, err)
+	if _, err := natskv.NewJournal(t.Context(), mirror); err == nil || !strings.Contains(err.Error(), "mirror") {
+		t.Errorf("a mirror: got error %v", err)
+	}
+}
+
+// TestDecisionsAskTheLeader: also where the bucket allows direct reads, which
+// a follower may answer, nothing but a lookup in the cache makes one.
+func TestDecisionsAskTheLeader(t *testing.T) {
+	js := single(t)
+	c := config(js)
+	for name := range constructors {
+		_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: c.Prefix + "_" + name, TTL: time.Minute}) // allows direct reads
+		must(t, err)
+	}
+	var direct, leader atomic.Int64
+	count := func(subject string, n *atomic.Int64) {
+		_, err := js.Conn().Subscribe(subject, func(*nats.Msg) { n.Add(1) })
+		must(t, err)
+	}
+	count("$JS.API.DIRECT.GET.>", &direct)
+	count("$JS.API.STREAM.MSG.GET.>", &leader)
+	must(t, js.Conn().Flush())
+
+	ctx, key := t.Context(), mustKey("openai.a")
+	s, j, l, cache := newStore(t, c), newJournal(t, c), newLeases(t, c), newCache(t, c)
+	must(t, s.Create(ctx, storetest.Minimal(key)))
+	_, err := s.Get(ctx, key)
+	must(t, err)
+	_, err = s.Update(ctx, key, account.Guard{}, account.Change{BumpRev: true})
+	must(t, err)
+	must(t, j.Put(ctx, journaltest.Record(key, "r1")))
+	_, err = j.Records(ctx, key)
+	must(t, err)
+	tok, err := l.Acquire(ctx, "openai.a", "me")
+	must(t, err)
+	_, err = l.Read(ctx, "openai.a")
+	must(t, err)
+	must(t, l.Release(ctx, "openai.a", tok))
+	_, err = l.Acquire(ctx, "openai.a", "next") // over the mark of the release
+	must(t, err)
+	for _, rev := range []account.Rev{1, 2} {
+		_, err = cache.Put(ctx, key, provider.Entry{Rev: rev})
+		must(t, err)
+	}
+	const reads = 7 // Get, Update, Records, Read, Acquire, two Puts
+	eventually(t, "all reads have been counted", func() bool { return leader.Load() >= reads })
+	if direct.Load() != 0 {
+		t.Errorf("%d direct reads, want none", direct.Load())
+	}
+	_, err = cache.Get(ctx, key)
+	must(t, err)
+	eventually(t, "the look-up in the cache is a direct read", func() bool { return direct.Load() == 1 })
+}
+
+// TestDeletedByOtherMeans: what an operator deletes or purges with other tools
+// leaves a mark; the key is free again all the same.
+func TestDeletedByOtherMeans(t *testing.T) {
+	js := single(t)
+	for name, remove := range map[string]func(jetstream.KeyValue, string) error{
+		"deleted": func(kv jetstream.KeyValue, key string) error { return kv.Delete(t.Context(), key) },
+		"purged":  func(kv jetstream.KeyValue, key string) error { return kv.Purge(t.Context(), key) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, ctx, key := config(js), t.Context(), mustKey("openai.a")
+			s, cache := newStore(t, c), newCache(t, c)
+			must(t, s.Create(ctx, storetest.Minimal(key)))
+			_, err := cache.Put(ctx, key, provider.Entry{Rev: 9, Value: []byte("v")})
+			must(t, err)
+			for _, bucket := range []string{"_ACCOUNTS", "_CACHE"} {
+				kv, err := js.KeyValue(ctx, c.Prefix+bucket)
+				must(t, err)
+				must(t, remove(kv, key.String()))
+			}
+			if _, err := s.Get(ctx, key); !errors.Is(err, provider.ErrNotFound) {
+				t.Errorf("store: got %v, want %v", err, provider.ErrNotFound)
+			}
+			if _, err := s.Update(ctx, key, account.Guard{}, account.Change{}); !errors.Is(err, provider.ErrNotFound) {
+				t.Errorf("update: got %v, want %v", err, provider.ErrNotFound)
+			}
+			if _, err := cache.Get(ctx, key); !errors.Is(err, provider.ErrNotFound) {
+				t.Errorf("cache: got %v, want %v", err, provider.ErrNotFound)
+			}
+			eventually(t, "it is no longer listed", func() bool {
+				list, err := s.List(ctx, provider.ListQuery{Limit: 10})
+				must(t, err)
+				return len(list) == 0
+			})
+			must(t, s.Create(ctx, storetest.Minimal(key)))
+			ok, err := cache.Put(ctx, key, provider.Entry{Rev: 1})
+			if err != nil || !ok {
+				t.Errorf("put over a %s entry: got %v, %v", name, ok, err)
+			}
+		})
+	}
+}
+
+func TestErrors(t *testing.T) {
+	oneLine := func(t *testing.T, err error, part string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("got error %v, want one line that says %q", err, part)
+		}
+	}
+	t.Run("no JetStream", func(t *testing.T) {
+		js := connect(t, start(t, func(o *server.Options) { o.JetStream = false }))
+		for _, open := range constructors {
+			err := open(t.Context(), config(js))
+			oneLine(t, err, "JetStream")
+		}
+	})
+	t.Run("no room", func(t *testing.T) {
+		js := connect(t, start(t, func(o *server.Options) { o.JetStreamMaxStore = 1 << 20 }))
+		j := newJournal(t, config(js))
+		r := journaltest.Record(mustKey("openai.a"), "r")
+		r.Answer = make([]byte, 600<<10)
+		var err error
+		for i := 0; i < 5 && err == nil; i++ {
+			r.RotationID = fmt.Sprint("r", i)
+			err = j.Put(t.Context(), r)
+		}
+		oneLine(t, err, "JetStream has no room")
+	})
+	t.Run("bucket is gone", func(t *testing.T) {
+		js := single(t)
+		c := config(js)
+		s := newStore(t, c)
+		must(t, js.DeleteStream(t.Context(), "KV_"+c.Prefix+"_ACCOUNTS"))
+		oneLine(t, s.Create(t.Context(), storetest.Minimal(mustKey("openai.a"))), "no JetStream server answers")
+		_, err := s.Get(t.Context(), mustKey("openai.a"))
+		oneLine(t, err, "stream not found")
+		if errors.Is(err, provider.ErrNotFound) {
+			t.Errorf("a bucket that is gone is no proof that the account never was: %v", err)
+		}
+	})
+	t.Run("no answer", func(t *testing.T) {
+		srv := start(t, nil)
+		js := connect(t, srv)
+		c := config(js)
+		c.Timeout = 100 * time.Millisecond
+		l := newLeases(t, c)
+		srv.Shutdown()
+		_, err := l.Acquire(t.Context(), "openai.a", "me")
+		oneLine(t, err, "no answer from JetStream in time")
+		for _, certain := range []error{provider.ErrHeld, lease.ErrLost, provider.ErrNotFound} {
+			if errors.Is(err, certain) {
+				t.Errorf("%v claims a certain outcome", err)
+			}
+		}
+	})
+}
