@@ -309,10 +309,10 @@ func (d *demo) summary() error {
 	lookups, failed := d.gateway.totals()
 	stats := d.oauth.Stats()
 	d.story.say(bold, "\nSummary after %.1fs", time.Since(d.story.start).Seconds())
-	d.story.say(plainText, "  %s, %d failed; the OAuth server accepted every token that was handed out", plural(lookups, "look-up"), failed)
-	d.story.say(plainText, "  %s made %s of %s: one for each", plural(stats.Exchanges, "exchange"), plural(versions, "new version"), plural(len(d.final), "account"))
+	d.story.say(plainText, "  %s, each token used at the OAuth server's userinfo: %d failed", plural(lookups, "look-up"), failed)
+	d.story.say(plainText, "  %s, %s of %s", plural(stats.Exchanges, "exchange"), plural(versions, "new version"), plural(len(d.final), "account"))
 	d.story.say(plainText, "  %s reused, %s revoked", plural(stats.Reused, "refresh token"), plural(stats.Revoked, "grant"))
-	d.story.say(plainText, "  %s dropped by peers after a bump", plural(d.watcher.drops(), "stale entry"))
+	d.story.say(plainText, "  %s dropped by peers that heard a bump", plural(d.watcher.drops(), "stale entry"))
 	d.story.say(plainText, "demo: lookups=%d failed=%d exchanges=%d reused=%d versions=%d", lookups, failed, stats.Exchanges, stats.Reused, versions)
 	var problems []string
 	if failed > 0 {

@@ -9,14 +9,12 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
 
 var summaryLine = regexp.MustCompile(`^demo: lookups=(\d+) failed=0 exchanges=(\d+) reused=0 versions=(\d+)$`)
 
 func TestDemo(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	var out, logs bytes.Buffer
 	cfg := demoConfig{Duration: 5 * time.Second, TokenTTL: 3 * time.Second, Workers: 3}
 	if err := runDemo(t.Context(), cfg, &out, false, slog.New(slog.NewTextHandler(&logs, &slog.HandlerOptions{Level: slog.LevelWarn}))); err != nil {
@@ -46,7 +44,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDemoEndsEarly(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	var out bytes.Buffer

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 )
 
 func get(t *testing.T, handler http.Handler, path string) (int, string) {
@@ -73,7 +72,7 @@ func TestHealthz(t *testing.T) {
 }
 
 func TestHTTPServes(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	l, err := listenHTTP("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

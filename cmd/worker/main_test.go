@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 // beWorker makes the test binary the worker itself.
@@ -21,4 +22,12 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata/script"})
+}
+
+// noLeaks checks at the very end of the test that its goroutines have ended.
+// It is to be called first.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	others := goleak.IgnoreCurrent() // servers that tests of the process share
+	t.Cleanup(func() { goleak.VerifyNone(t, others) })
 }

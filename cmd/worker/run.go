@@ -38,6 +38,7 @@ func (w *worker) run(ctx context.Context) error {
 	defer tasks.Wait()
 	defer end()
 	if w.http != nil {
+		w.log.Info("http endpoints listen", "address", w.http.Addr().String())
 		tasks.Go(func() { serveHTTP(background, w.http, newHandler(w.health, w.registry), w.log) })
 	}
 	err := w.connect(ctx)

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/seal"
 )
@@ -64,6 +62,16 @@ func start(t *testing.T, cfg config, h hooks) *running {
 	return r
 }
 
+// ends waits for the worker's end.
+func (r *running) ends(t *testing.T) {
+	t.Helper()
+	select {
+	case <-r.ended:
+	case <-time.After(time.Minute):
+		t.Fatalf("%s does not end", r.id)
+	}
+}
+
 // serves waits until the worker answers requests.
 func (r *running) serves(t *testing.T) {
 	t.Helper()
@@ -86,7 +94,7 @@ func (r *running) joining(t *testing.T, id string) config {
 }
 
 func TestWorkerStartsAndStops(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	cfg := testConfig(t, map[string]string{"http-addr": "127.0.0.1:0"})
 	for _, round := range []string{"first start", "second start, same folder"} {
 		w, err := openWorker(cfg, slog.New(slog.DiscardHandler), hooks{})
@@ -148,7 +156,7 @@ func eventually(t *testing.T, ask func() error) {
 }
 
 func TestWorkerStopsBeforeItHasBegun(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	first := testConfig(t, nil)
 	if _, err := seal.Create(first.keysetPath()); err != nil {
 		t.Fatal(err)
@@ -179,22 +187,22 @@ func TestWorkerStopsBeforeItHasBegun(t *testing.T) {
 }
 
 func TestWorkersJoin(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	first := start(t, testConfig(t, nil), hooks{})
 	first.serves(t)
 	second := start(t, first.joining(t, "w2"), hooks{})
 	second.serves(t)
 	second.stop()
-	<-second.ended
+	second.ends(t)
 	first.stop()
-	<-first.ended
+	first.ends(t)
 	if first.err != nil || second.err != nil {
 		t.Errorf("stop: %v, %v", first.err, second.err)
 	}
 }
 
 func TestForeignKeysetEndsTheWorker(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	first := start(t, testConfig(t, nil), hooks{})
 	first.serves(t)
 	waitFor(t, first, depStore) // the check value is there
@@ -204,13 +212,13 @@ func TestForeignKeysetEndsTheWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := start(t, cfg, hooks{})
-	<-second.ended
+	second.ends(t)
 	want := `--keyset (TOKENBUS_KEYSET): "` + cfg.Keyset + `": ` + seal.ErrOtherKeyset.Error()
 	if _, ok := errors.AsType[*usageError](second.err); !ok || !strings.HasPrefix(second.err.Error(), want) {
 		t.Errorf("got %v\nwant a usage error: %s…", second.err, want)
 	}
 	first.stop()
-	<-first.ended
+	first.ends(t)
 }
 
 // waitFor waits until a dependency of the worker is ready.
@@ -226,7 +234,7 @@ func waitFor(t *testing.T, r *running, name string) {
 }
 
 func TestRefusedCredentialsEndTheWorker(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	first := start(t, testConfig(t, nil), hooks{})
 	first.serves(t)
 	other := start(t, testConfig(t, nil), hooks{})
@@ -234,18 +242,18 @@ func TestRefusedCredentialsEndTheWorker(t *testing.T) {
 	cfg := first.joining(t, "w2")
 	cfg.NATSNKey = other.server.KeyFile(bus.RoleWorker)
 	second := start(t, cfg, hooks{})
-	<-second.ended
+	second.ends(t)
 	if _, ok := errors.AsType[*usageError](second.err); !ok || !strings.HasPrefix(second.err.Error(), "--nats-url (TOKENBUS_NATS_URL): ") || !errors.Is(second.err, bus.ErrCredentials) {
 		t.Errorf("got %v, want a usage error about the credentials", second.err)
 	}
 	for _, r := range []*running{first, other} {
 		r.stop()
-		<-r.ended
+		r.ends(t)
 	}
 }
 
 func TestResealCommand(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	noLeaks(t)
 	var stdout, stderr bytes.Buffer
 	a := app{stdout: &stdout, stderr: &stderr, env: lookup(map[string]string{"TOKENBUS_DATA_DIR": t.TempDir(), "TOKENBUS_LOG_LEVEL": "error"}),
 		signals: func(ctx context.Context) (context.Context, func()) { return ctx, func() {} }}
