@@ -151,6 +151,9 @@ type Rotation struct {
 	State       RotationState `json:"state"`
 	FromVersion Version       `json:"from_version"`
 	StartedAt   time.Time     `json:"started_at"`
+	// FirstStartedAt is StartedAt of the first attempt in this doubt: when the
+	// refresh token may have been spent. Zero means StartedAt.
+	FirstStartedAt time.Time `json:"first_started_at,omitzero"`
 	// Heartbeat is a counter: observers judge a worker by whether it changes,
 	// on their own monotonic clock, and never by its value.
 	Heartbeat int64         `json:"heartbeat"`

@@ -67,6 +67,8 @@ type rotation struct {
 	Heartbeat   int64                 `bson:"heartbeat"`
 	LeaseTTL    duration              `bson:"lease_ttl"`
 	Attempts    int64                 `bson:"attempts"`
+	FirstStart  time.Time             `bson:"first_started_at,omitempty"`
+	NoAnswer    bool                  `bson:"no_answer,omitempty"`
 }
 
 type lastError struct {
@@ -111,7 +113,7 @@ func encode(a account.Account) document {
 		d.Rotation = &rotation{
 			ID: r.ID, Worker: r.Worker, Host: r.Host, State: r.State,
 			FromVersion: int64(r.FromVersion), StartedAt: r.StartedAt, Heartbeat: r.Heartbeat,
-			LeaseTTL: newDuration(r.LeaseTTL), Attempts: int64(r.Attempts),
+			LeaseTTL: newDuration(r.LeaseTTL), Attempts: int64(r.Attempts), FirstStart: r.FirstStartedAt, NoAnswer: r.NoAnswer,
 		}
 	}
 	if e := a.LastError; e != nil {
@@ -154,7 +156,7 @@ func decode(raw bson.Raw) (account.Account, error) {
 		a.Rotation = &account.Rotation{
 			ID: r.ID, Worker: r.Worker, Host: r.Host, State: r.State,
 			FromVersion: account.Version(r.FromVersion), StartedAt: r.StartedAt, Heartbeat: r.Heartbeat,
-			LeaseTTL: ttl, Attempts: int(r.Attempts),
+			LeaseTTL: ttl, Attempts: int(r.Attempts), FirstStartedAt: r.FirstStart, NoAnswer: r.NoAnswer,
 		}
 	}
 	if e := d.LastError; e != nil {

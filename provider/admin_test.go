@@ -333,3 +333,42 @@ func TestJournalThatCantBeReadBlocksTheExchange(t *testing.T) {
 		t.Errorf("the record was dropped: %v %v", records, err)
 	}
 }
+
+// A long-lived setup token is served to its end; then a person is needed.
+func TestAccountWithoutRefreshTokenEnds(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.put(p, "setup", map[string]any{"access_token": "at", "expires_at": f.clock.Now().Add(time.Hour).Unix()})
+	f.token(p, "setup", events.TokenRequest{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	f.clock.advance(time.Hour + time.Second)
+	eventually(t, "the end is recorded", func() bool { return f.doc("setup").Status == account.ReauthRequired })
+	cancel()
+	<-done
+	if e := f.doc("setup").LastError; e == nil || e.Code != events.StatusNoRefreshToken {
+		t.Errorf("last error %+v", e)
+	}
+	if n := f.endpoint.Stats().Requests; n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// The grace counts from when the refresh token may first have been spent, not
+// from the last takeover.
+func TestGraceCountsFromTheFirstAttempt(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	a := account.Account{
+		Key: key("x"), Status: account.Active, Version: 1, ExpiresAt: now.Add(time.Hour), Fingerprints: account.Fingerprints{Refresh: "r"},
+		Rotation: &account.Rotation{ID: "2", StartedAt: now, FirstStartedAt: now.Add(-50 * time.Second), NoAnswer: true, Attempts: 2},
+	}
+	rules := provider.Rules{Now: now.Add(5 * time.Second), Timing: provider.DefaultTiming(), Policy: provider.Policy{ReuseGrace: time.Minute}}
+	if plan := provider.Decide(&a, 1, events.ReasonRequest, provider.Sight{}, rules); plan.Step != provider.StepTakeOver {
+		t.Errorf("within the grace: %s", plan.Step)
+	}
+	rules.Now = now.Add(15 * time.Second)
+	if plan := provider.Decide(&a, 1, events.ReasonRequest, provider.Sight{}, rules); plan.Step != provider.StepInDoubt || !plan.At.Equal(now.Add(57*time.Minute)) {
+		t.Errorf("past the grace: %s at %s", plan.Step, plan.At)
+	}
+}

@@ -32,16 +32,19 @@ func (p *Provider) announceOnce(ctx context.Context, a *reading) error {
 	cctx, done := context.WithTimeout(ctx, cacheTimeout)
 	_, errCache := p.cache.Put(cctx, a.Key, entry)
 	done()
+	crashAt("cached")
 	var errEvent error
 	if a.Reason != "" {
 		errEvent = p.publisher.Refreshed(ctx, events.Refreshed{
 			Key: a.Key, Version: a.Version, ExpiresAt: a.ExpiresAt, Reason: events.Reason(a.Reason), By: p.worker, At: a.UpdatedAt,
 		})
 	}
+	crashAt("published")
 	errBump := p.publisher.Bump(ctx, events.Bump{Key: a.Key, Version: a.Version, Rev: a.Rev, At: a.UpdatedAt})
 	if err := errors.Join(errCache, errEvent, errBump); err != nil {
 		return err
 	}
+	crashAt("bumped")
 	_, err = p.store.Update(ctx, a.Key, account.Guard{Rev: a.Rev}, account.Change{Fields: account.FieldAnnounce, At: a.UpdatedAt})
 	if errors.Is(err, ErrConflict) {
 		return nil // there is a newer rev, with an announcement of its own

@@ -22,6 +22,7 @@ func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Poli
 	}
 	beat := p.startHeartbeat(ctx, a, started)
 	raw, sendErr := p.endpoint.Send(ctx, SendRequest{Platform: a.Key.Platform(), Credentials: a.credentials, BeforeFirstByte: beat.allow})
+	crashAt("answered")
 	rec := Record{
 		Key: a.Key, RotationID: a.Rotation.ID, FromVersion: a.Version, Worker: p.worker, Host: p.host, At: p.now(),
 		From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}, Reason: w.reason,
@@ -32,6 +33,7 @@ func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Poli
 		if err := p.stash(ctx, &rec, raw); err != nil {
 			p.log.Error("answer is not in the spool; it goes to the store at once", "account", a.Key.String(), "error", err)
 		}
+		crashAt("stashed")
 		verdict = p.endpoint.Judge(a.Key.Platform(), raw)
 	}
 	beat.stop()
@@ -85,12 +87,14 @@ func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) e
 	for attempt := 1; ; attempt++ {
 		result, err := p.settle(ctx, rec, v)
 		if err == nil {
+			crashAt("settled")
 			p.forget(ctx, rec, attempt > 1)
 			return result
 		}
 		p.log.Warn("outcome of an exchange is not saved yet", "account", rec.Key.String(), "attempt", attempt, "error", err)
 		if !secured {
 			secured = p.secure(ctx, rec)
+			crashAt("journaled")
 		}
 		select {
 		case <-p.clock.After(p.infra.Delay(attempt, p.random())):
@@ -146,6 +150,7 @@ func (h *heartbeat) allow() error {
 		return errFenced
 	}
 	h.sent = true
+	crashAt("sending")
 	return nil
 }
 

@@ -96,7 +96,7 @@ func (p *Provider) replay(ctx context.Context, rec Record) error {
 		return err
 	}
 	p.stats.replayed.Add(1)
-	p.log.Info("replayed from the journal", "account", rec.Key.String(), "from_version", rec.FromVersion, "worker", rec.Worker)
+	p.log.Info("replayed from the journal", "account", rec.Key.String(), "from_version", rec.FromVersion, "holder", rec.Worker)
 	p.forget(ctx, rec, true)
 	return nil
 }

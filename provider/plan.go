@@ -102,7 +102,11 @@ func secondSendAt(a *account.Account, rotation *account.Rotation, s Sight, r Rul
 	// Within the grace period a second use is answered like the first. The
 	// record's own start is another clock's, so our own sight must not exceed
 	// the grace either; where clocks disagree the endpoint still only says no.
-	if r.Policy.ReuseGrace > 0 && s.Known < r.Policy.ReuseGrace && r.Now.Before(rotation.StartedAt.Add(r.Policy.ReuseGrace)) {
+	first := rotation.StartedAt
+	if !rotation.FirstStartedAt.IsZero() {
+		first = rotation.FirstStartedAt
+	}
+	if r.Policy.ReuseGrace > 0 && s.Known < r.Policy.ReuseGrace && r.Now.Before(first.Add(r.Policy.ReuseGrace)) {
 		return r.Now
 	}
 	at := r.Now

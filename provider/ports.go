@@ -258,7 +258,8 @@ type RawAnswer struct {
 // Format keeps the body out of every log.
 func (r RawAnswer) String() string { return "[raw answer]" }
 
-// Outcome is the class of an answer (DESIGN: the failure classes).
+// Outcome is the class of an answer, and all that decides what it does to the
+// account.
 type Outcome string
 
 // The outcomes of an exchange.

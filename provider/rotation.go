@@ -103,9 +103,9 @@ func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bo
 	case StepWait:
 		return true, nil
 	case StepRefuse:
-		return false, p.refuse(&a, plan.Err, rules.Now)
+		return false, p.refuse(ctx, &a, plan.Err, rules.Now)
 	}
-	if held {
+	if held && plan.Step != StepInDoubt {
 		return true, nil // the lease's owner is about to do it
 	}
 	if a.Rotation != nil {
@@ -156,12 +156,31 @@ func (p *Provider) adopt(a *reading) {
 
 // refuse passes on why there is no refresh now, and remembers it for as long
 // as it is sure to last.
-func (p *Provider) refuse(a *reading, e *events.Error, now time.Time) error {
-	p.learn(a)
+func (p *Provider) refuse(ctx context.Context, a *reading, e *events.Error, now time.Time) error {
+	v := p.learn(a)
+	if !v.hasRefresh && v.status == account.Active && v.left(now) <= 0 && e.Code == events.CodeReauthRequired {
+		p.noteEnd(ctx, a)
+	}
 	if a.CooldownUntil.After(now) && e.Code == events.CodeCoolingDown {
 		p.holdOff(a.Key, a.CooldownUntil, e)
 	}
 	return e
+}
+
+// noteEnd records that an account without a refresh token is at its end.
+func (p *Provider) noteEnd(ctx context.Context, a *reading) {
+	const text = "the token has ended and the account has no refresh token"
+	now := p.now()
+	doc, err := p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
+		Fields: account.FieldStatus | account.FieldFailure | account.FieldRefreshAt | account.FieldAnnounce, BumpRev: true, At: now,
+		To: account.Account{Status: account.ReauthRequired, LastError: &account.LastError{Code: events.StatusNoRefreshToken, Message: text, At: now}, AnnouncePending: true, Reason: pendingReason(&a.Account)},
+	})
+	if err != nil {
+		p.log.Debug("record the end of an account", "account", a.Key.String(), "error", err)
+		return // the next look finds it again
+	}
+	p.adopt(&doc)
+	p.tell(&doc.Account, events.StatusNoRefreshToken, text, time.Time{})
 }
 
 // doubt leaves a rotation whose worker is gone until a second send is allowed,
@@ -178,13 +197,14 @@ func (p *Provider) doubt(ctx context.Context, a *reading, until time.Time) error
 			To: account.Account{Rotation: &r, RefreshAt: millis(later(until, now.Add(time.Second)))},
 		})
 		if err == nil {
-			p.log.Warn("rotation in doubt", "account", a.Key.String(), "version", a.Version, "worker", r.Worker, "host", r.Host, "until", until)
+			p.log.Warn("rotation in doubt", "account", a.Key.String(), "version", a.Version, "holder", r.Worker, "host", r.Host, "until", until)
 			p.tell(&doc.Account, events.StatusInDoubt, text, time.Time{})
 		}
 	}
-	hold := unavailable(until.Sub(p.clock.Now()), "%s", text)
 	// Not for long: an operator, a login or the lost worker may end it.
-	p.holdOff(a.Key, p.clock.Now().Add(min(until.Sub(p.clock.Now()), p.timing.LeaseTTL)), hold)
+	wait := min(until.Sub(p.clock.Now()), p.timing.LeaseTTL)
+	hold := unavailable(wait, "%s", text)
+	p.holdOff(a.Key, p.clock.Now().Add(wait), hold)
 	return hold
 }
 
@@ -215,8 +235,11 @@ func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy)
 	if a.Rotation != nil {
 		guard.Rotation, guard.Heartbeat = &a.Rotation.ID, &a.Rotation.Heartbeat
 		r.Attempts = a.Rotation.Attempts + 1
+		if r.FirstStartedAt = a.Rotation.FirstStartedAt; r.FirstStartedAt.IsZero() {
+			r.FirstStartedAt = a.Rotation.StartedAt
+		}
 		p.log.Warn("rotation taken over; the refresh token may be sent a second time", "account", a.Key.String(),
-			"version", a.Version, "worker", a.Rotation.Worker, "attempt", r.Attempts)
+			"version", a.Version, "holder", a.Rotation.Worker, "attempt", r.Attempts)
 	}
 	started := p.clock.Elapsed()
 	doc, err := p.write(ctx, a, guard, account.Change{
@@ -233,6 +256,7 @@ func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy)
 			return false, unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", a.Key)
 		}
 	}
+	crashAt("begun")
 	return false, p.exchange(ctx, &doc, w, policy, started)
 }
 

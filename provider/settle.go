@@ -111,8 +111,12 @@ func (p *Provider) commit(ctx context.Context, a *reading, rec Record, v Verdict
 	if err != nil {
 		return nil, err
 	}
+	crashAt("committed")
 	p.log.Info("committed", "account", a.Key.String(), "version", doc.Version, "reason", rec.Reason, "expires_at", doc.ExpiresAt)
 	p.adopt(&doc)
+	if a.Failures > 0 || a.Status == account.ReauthRequired || a.Rotation != nil && a.Rotation.State == account.RotationInDoubt {
+		p.tell(&doc.Account, events.StatusRecovered, "the account is refreshed again", time.Time{})
+	}
 	return nil, nil
 }
 

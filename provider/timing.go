@@ -70,11 +70,15 @@ func (t Timing) refreshAhead(lifetime time.Duration) time.Duration {
 // refreshAt returns when a proactive refresh of the credentials in a is due;
 // zero means never. rnd in [0,1) spreads accounts that came together.
 func (t Timing) refreshAt(a *account.Account, p Policy, rnd float64) time.Time {
-	if !a.HasRefreshToken() || a.Deleted() || a.Fingerprints.NotToBeSent() {
+	end := ends(a.ExpiresAt, a.IssuedAt, a.Lifetime)
+	switch {
+	case a.Deleted(), a.Fingerprints.NotToBeSent():
 		return time.Time{}
+	case !a.HasRefreshToken():
+		return millis(end) // not to be refreshed, but to be looked at: it is the account's end
 	}
 	var at time.Time
-	if end := ends(a.ExpiresAt, a.IssuedAt, a.Lifetime); t.RefreshAhead != RefreshAheadOff && !end.IsZero() {
+	if t.RefreshAhead != RefreshAheadOff && !end.IsZero() {
 		ahead := t.refreshAhead(a.Lifetime)
 		spread := time.Duration(rnd * float64(ahead-t.refreshSkew(a.Lifetime)) / 4)
 		at = end.Add(-ahead + spread)
