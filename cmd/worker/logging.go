@@ -16,7 +16,7 @@ func newLogger(w io.Writer, level slog.Level, format string, env lookupFunc) *sl
 	if format == "json" || format == auto && !tty {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 	}
-	return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !colored(w, env)}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !colored(w, env)}))
 }
 
 // colored reports whether text for w may have colors: on a terminal, unless
