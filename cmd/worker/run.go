@@ -170,6 +170,6 @@ func (w *worker) newProvider() (*provider.Provider, error) {
 	return provider.New(provider.Config{
 		Store: store, Cache: w.cache, Locker: w.locker, Journal: w.journal, Spool: w.spool,
 		Endpoint: w.endpoint, Publisher: publisher, Sealer: w.sealer,
-		WorkerID: w.id, Host: w.host, Timing: w.cfg.timing(), Logger: w.log,
+		WorkerID: w.id, Host: w.host, Timing: w.cfg.timing(), Clock: w.clock, Logger: w.log,
 	})
 }

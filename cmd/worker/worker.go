@@ -31,6 +31,7 @@ type worker struct {
 	cfg      config
 	id, host string
 	log      *slog.Logger
+	clock    provider.Clock // nil: the system's
 	subjects events.Subjects
 	registry *prometheus.Registry
 	health   *health
@@ -93,6 +94,9 @@ func newWorker(cfg config, log *slog.Logger, h hooks) (*worker, error) {
 	w.log = log.With("worker", w.id)
 	w.registry = newRegistry(w.id)
 	w.health = newHealth(w.log, cfg.scrubber(), w.registry, depWorker, depNATS, depJetStream, depStore, depCache)
+	if w.clock, err = testClock(); err != nil {
+		return nil, err
+	}
 	if w.subjects, err = events.NewSubjects(cfg.SubjectPrefix); err != nil {
 		return nil, settingError("subject-prefix", err)
 	}
@@ -143,7 +147,11 @@ func (w *worker) openProviders() error {
 	for _, d := range definitions {
 		w.slowest = max(w.slowest, d.Timeout)
 	}
-	endpoint, err := oauth.New(oauth.Config{Definitions: definitions, UserAgent: "tokenbus/" + version(), Logger: w.log})
+	cfg := oauth.Config{Definitions: definitions, UserAgent: "tokenbus/" + version(), Logger: w.log}
+	if w.clock != nil {
+		cfg.Now = w.clock.Now
+	}
+	endpoint, err := oauth.New(cfg)
 	if err != nil {
 		return settingError("providers", err)
 	}
