@@ -62,6 +62,13 @@ func program(t *testing.T, name string) string {
 	return filepath.Join(programs, name)
 }
 
+// environ is the environment of a program: the test's own, changed by
+// settings ("NAME=value"). The race detector would let each wait for a second
+// at its end.
+func environ(settings ...string) []string {
+	return append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), settings...)
+}
+
 // output is what a process writes, readable while it does.
 type output struct {
 	mu   sync.Mutex // guards text
@@ -103,6 +110,9 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 		cmd: cmd, stdout: &output{more: make(chan struct{}, 1)}, stderr: &output{more: make(chan struct{}, 1)}, done: make(chan struct{}),
 	}
 	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
+	if cmd.Env == nil {
+		cmd.Env = environ()
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +210,7 @@ func run(t *testing.T, name string, args ...string) result {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Stdout, cmd.Stderr, cmd.Env = &stdout, &stderr, environ()
 	err := cmd.Run()
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok || ctx.Err() != nil {
 		t.Fatalf("%s: %v\n%s", filepath.Base(name), err, &stderr)
