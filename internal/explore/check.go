@@ -26,6 +26,7 @@ type check struct {
 	exchanges []*exchange
 	version   account.Version // the store's newest
 	heardBy   map[*worker]account.Version
+	issued    map[string]time.Duration // access tokens, by when the endpoint gave them
 	beat      map[string]time.Duration // when a rotation's record was last seen to live
 	excused   bool                     // an answer never reached a process: the account may be lost
 	resent    bool                     // a refresh token was used twice, as the rule permits
@@ -39,6 +40,8 @@ type exchange struct {
 	token     string // that was spent
 	refresh   string // that was given
 	rotation  string
+	reached   bool // in the memory of w
+	spoolDown bool // w tried to put it on its disk
 	spooled   bool // on the disk of w
 	journaled bool // where every worker finds it
 	committed bool
@@ -83,9 +86,13 @@ func (c *check) answered(w *worker, token string, raw provider.RawAnswer) {
 		return
 	}
 	var body struct {
+		Access  string `json:"access_token"`
 		Refresh string `json:"refresh_token"`
 	}
 	_ = json.Unmarshal(raw.Body, &body)
+	if _, ok := c.issued[body.Access]; !ok {
+		c.issued[body.Access] = c.s.elapsed()
+	}
 	e := &exchange{w: w, token: token, refresh: body.Refresh}
 	if a := c.doc(); a.Rotation != nil {
 		e.rotation = a.Rotation.ID
@@ -111,13 +118,24 @@ func (c *check) lost(w *worker) {
 	}
 }
 
-// crashed: what w had not put on its disk is lost.
-func (c *check) crashed(w *worker) {
+// reached: the answer is in the process that asked.
+func (c *check) reached(w *worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.of(w); e != nil {
+		e.reached = true
+	}
+}
+
+// crashed: what w had not put on its disk is lost. That excuses it only if the
+// disk was the very next thing, or failed.
+func (c *check) crashed(w *worker, stashing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.exchanges {
 		if e.w == w && !e.spooled && !e.journaled && !e.committed {
-			e.lost, c.excused = true, true
+			e.lost = true
+			c.excused = c.excused || !e.reached || stashing || e.spoolDown
 		}
 	}
 }
@@ -131,6 +149,15 @@ func (c *check) saved(w *worker, r provider.Record, shared bool) {
 			e.spooled = true
 			e.journaled = e.journaled || shared
 		}
+	}
+}
+
+// unsaved: the worker's disk refuses an answer.
+func (c *check) unsaved(w *worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.of(w); e != nil {
+		e.spoolDown = true
 	}
 }
 
@@ -202,6 +229,9 @@ func (c *check) reply(w *worker, floor, seen account.Version, r events.TokenRepl
 	case !r.ExpiresAt.After(w.wall()):
 		c.fail("P5: %s answers a token that ended at %s", w.name, r.ExpiresAt)
 	}
+	if at, ok := c.issued[r.AccessToken.Reveal()]; ok && c.s.elapsed() > at+tokenTTL+clocksApart {
+		c.fail("P5: %s answers a token that ended %s ago", w.name, c.s.elapsed()-at-tokenTTL)
+	}
 }
 
 // denied: a request for which a living token was at hand got an error.
@@ -217,7 +247,8 @@ func (c *check) doc() account.Account {
 }
 
 // end looks at the healed world.
-func (c *check) end(r events.TokenReply, err error) {
+// newest says that the last reply was the store's version at that time.
+func (c *check) end(r events.TokenReply, err error, newest bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	a := c.doc()
@@ -229,7 +260,7 @@ func (c *check) end(r events.TokenReply, err error) {
 		c.fail("P2: the endpoint's newest refresh token is not in the store, and no answer was lost on the way")
 	case !c.excused && a.Status != account.Active:
 		c.fail("P9: the account is %s (%v) although nothing was lost", a.Status, a.LastError)
-	case err == nil && (r.Version != a.Version || c.s.sealer.Fingerprint(r.AccessToken) != a.Fingerprints.Access):
+	case !newest || r.Version == a.Version && c.s.sealer.Fingerprint(r.AccessToken) != a.Fingerprints.Access:
 		c.fail("P3: version %d comes out in the end and the store has %d", r.Version, a.Version)
 	case err != nil && (e == nil || e.Code != events.CodeReauthRequired):
 		c.fail("nobody can go on: %v", err)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,7 +48,7 @@ func replay(t *testing.T, line string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := play(t, sc, deviate, nil)
+	r := play(t, sc, deviate, nil, true)
 	fmt.Println(r.trace)
 	for _, b := range r.bad {
 		t.Error(b)
@@ -97,13 +98,14 @@ func (j job) play(t *testing.T) result {
 			return rnd.IntN(n)
 		}
 	}
-	return play(t, j.sc, j.deviate, random)
+	return play(t, j.sc, j.deviate, random, false)
 }
 
 // search is one run of the explorer.
 type search struct {
-	want  int
-	until time.Time
+	scenarios []*scenario
+	want      int
+	until     time.Time
 
 	mu     sync.Mutex // guards what follows
 	given  int
@@ -122,8 +124,11 @@ type one struct {
 // explore plays up to want schedules: first every scenario with every single
 // deviation, then, of the rest, half with two and half with random ones.
 func explore(t *testing.T, want int, limit time.Duration) (played, bad int) {
-	s := &search{want: want, until: time.Now().Add(limit)}
-	for _, sc := range scenarios {
+	s := &search{want: want, until: time.Now().Add(limit), scenarios: scenarios}
+	if name := os.Getenv("EXPLORE_SCENARIO"); name != "" {
+		s.scenarios = slices.DeleteFunc(slices.Clone(scenarios), func(sc *scenario) bool { return sc.name != name })
+	}
+	for _, sc := range s.scenarios {
 		s.queue = append(s.queue, job{sc: sc, deviate: map[int]int{}})
 	}
 	t.Run("schedules", func(t *testing.T) {
@@ -141,6 +146,9 @@ func explore(t *testing.T, want int, limit time.Duration) (played, bad int) {
 		}
 	})
 	for _, r := range s.bad {
+		if sc, deviate, err := parseLine(r.line); err == nil {
+			r.trace = play(t, sc, deviate, nil, true).trace
+		}
 		t.Errorf("%s\nreplay: EXPLORE_REPLAY='%s' go test -run TestExplore ./internal/explore\n%s", strings.Join(r.bad, "\n"), r.line, r.trace)
 	}
 	return s.played, len(s.bad)
@@ -168,7 +176,7 @@ func (s *search) next() (job, bool) {
 			}
 		}
 	}
-	return job{sc: scenarios[s.given%len(scenarios)], seed: uint64(s.given)}, true
+	return job{sc: s.scenarios[s.given%len(s.scenarios)], seed: uint64(s.given)}, true
 }
 
 func (s *search) took(j job, r result) {
@@ -184,7 +192,7 @@ func (s *search) took(j job, r result) {
 				s.queue = append(s.queue, job{sc: j.sc, deviate: map[int]int{step: pick}})
 			}
 		}
-		if n := s.want / len(scenarios); len(r.width) > 0 && n < 500 { // a short run: a sample
+		if n := s.want / len(s.scenarios); len(r.width) > 0 && n < 500 { // a short run: a sample
 			rand.New(rand.NewPCG(3, 3)).Shuffle(len(s.queue), func(i, j int) { s.queue[i], s.queue[j] = s.queue[j], s.queue[i] })
 		}
 	case j.seed == 0 && len(j.deviate) == 1:

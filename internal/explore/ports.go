@@ -158,7 +158,11 @@ func (p journalPort) Put(ctx context.Context, r provider.Record) error {
 }
 
 func (p journalPort) Stash(ctx context.Context, r provider.Record) error {
-	return act(p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
+	err := act(p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
+	if err != nil {
+		p.s.check.unsaved(p.worker)
+	}
+	return err
 }
 
 func (p journalPort) Records(ctx context.Context, k account.Key) ([]provider.Record, error) {
@@ -253,6 +257,7 @@ func (p endpointPort) Send(_ context.Context, req provider.SendRequest) (provide
 		p.s.check.lost(p.worker)
 		return lost, &provider.SendError{Sent: true, Err: errSim}
 	}
+	p.s.check.reached(p.worker)
 	raw.SentAt, raw.ReceivedAt = sent, p.Now()
 	return raw, nil
 }

@@ -81,6 +81,10 @@ var scenarios = []*scenario{
 // skews are how far the workers' wall clocks are off.
 var skews = []time.Duration{0, 90 * time.Second, -90 * time.Second, 45 * time.Second}
 
+// clocksApart is the largest difference between two of them: by so much an
+// expiry may be misjudged.
+const clocksApart = 180 * time.Second
+
 var sealer = func() *seal.Sealer {
 	s, err := seal.New()
 	if err != nil {
@@ -91,7 +95,7 @@ var sealer = func() *seal.Sealer {
 
 func newSim(sc *scenario) *sim {
 	s := &sim{scenario: sc, sealer: sealer, ctx: context.Background()}
-	s.check = check{s: s, heardBy: map[*worker]account.Version{}, beat: map[string]time.Duration{}}
+	s.check = check{s: s, heardBy: map[*worker]account.Version{}, issued: map[string]time.Duration{}, beat: map[string]time.Duration{}}
 	cfg := oauthtest.Config{TTL: tokenTTL, Deterministic: true, Now: func() time.Time {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -195,10 +199,10 @@ type result struct {
 }
 
 // play runs one schedule from beginning to end.
-func play(t *testing.T, sc *scenario, deviate map[int]int, random func(int) int) (out result) {
+func play(t *testing.T, sc *scenario, deviate map[int]int, random func(int) int, tracing bool) (out result) {
 	synctest.Test(t, func(*testing.T) {
 		s := newSim(sc)
-		s.deviate, s.random = deviate, random
+		s.deviate, s.random, s.tracing = deviate, random, tracing
 		s.free = true // the first login is no part of the schedule
 		s.login(s.ctx, s.workers[0], sc.left)
 		s.settle(0)
@@ -238,11 +242,20 @@ func (s *sim) heal() {
 		if err == nil {
 			break
 		}
+		s.settle(2 * (leaseTTL + patience)) // back-off, or the silence of a lost worker
 	}
-	s.settle(5 * time.Second) // a refresh beside the last request ends
-	reply, err, _ := s.final(asker)
-	s.settle(5 * time.Second)
-	s.check.end(reply, err)
+	var reply events.TokenReply
+	var err error
+	newest := false
+	for range 4 { // a refresh beside the last request may still have run
+		s.settle(2 * time.Second)
+		if reply, err, _ = s.final(asker); err != nil || reply.Version == s.check.doc().Version {
+			newest = true
+			break
+		}
+	}
+	s.settle(5 * time.Second) // and is announced
+	s.check.end(reply, err, newest)
 }
 
 // final makes one request in the healed world.
@@ -252,13 +265,15 @@ func (s *sim) final(w *worker) (reply events.TokenReply, err error, hangs bool) 
 		defer close(done)
 		reply, err = w.p.Token(s.ctx, theKey, events.TokenRequest{})
 	}()
-	s.settle(2 * (leaseTTL + patience))
-	select {
-	case <-done:
-		return reply, err, false
-	default:
-		return reply, err, true
+	for range 2 * (leaseTTL + patience) / time.Second {
+		s.settle(time.Second)
+		select {
+		case <-done:
+			return reply, err, false
+		default:
+		}
 	}
+	return reply, err, true
 }
 
 // stop ends everything that still runs, so that the bubble can end.

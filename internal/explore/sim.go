@@ -70,6 +70,9 @@ type sim struct {
 	free    bool // healed: operations no longer wait, nothing fails
 	workers []*worker
 
+	tracing         bool
+	options, faulty []choice // room for choices
+
 	step  int
 	width []int // the number of choices at each step
 	taken []string
@@ -130,9 +133,67 @@ func (w *worker) at(op string, faults ...verdict) verdict {
 
 // choice is one thing that may happen next.
 type choice struct {
-	label string
-	fault bool
-	do    func()
+	kind kind
+	p    *point
+	v    verdict
+	t    *timer
+	w    *worker
+	r    *request
+}
+
+type kind int
+
+const (
+	proceeds kind = iota // p is decided with v
+	passes               // the clock comes to t
+	crashes
+	freezes
+	wakes
+	expires // the lease
+	givesUp
+)
+
+func (c choice) String() string {
+	switch c.kind {
+	case proceeds:
+		return c.p.w.name + " " + c.p.op + map[verdict]string{failBefore: " fails", failAfter: " is done and reported as failed", answers503: ": 503",
+			answersInvalidClient: ": invalid_client", answerIsCut: ": cut"}[c.v]
+	case passes:
+		return "time passes"
+	case crashes:
+		return c.w.name + " crashes"
+	case freezes:
+		return c.w.name + " freezes"
+	case wakes:
+		return c.w.name + " wakes up"
+	case expires:
+		return "the lease expires"
+	}
+	return c.r.name + " gives up"
+}
+
+func (c choice) fault() bool {
+	return c.kind == proceeds && c.v != doIt || c.kind >= crashes && c.kind != wakes
+}
+
+func (s *sim) do(c choice) {
+	switch c.kind {
+	case proceeds:
+		s.release(c.p, c.v)
+	case passes:
+		s.fire(c.t)
+	case crashes:
+		s.crash(c.w)
+	case freezes:
+		s.freeze(c.w, true)
+	case wakes:
+		s.freeze(c.w, false)
+	case expires:
+		s.locker.Expire(theKey)
+	case givesUp:
+		c.r.cancelled = true
+		c.r.cancel()
+	}
 }
 
 // run lets things happen until the workload is done and nothing waits, or the
@@ -154,15 +215,17 @@ func (s *sim) run() {
 			pick = 0
 		}
 		s.width = append(s.width, len(choices))
-		s.logf("%s", choices[pick].label)
+		if s.tracing {
+			s.logf("%s", choices[pick])
+		}
 		if pick > 0 {
 			s.taken = append(s.taken, fmt.Sprintf("%d:%d", s.step, pick))
 		}
-		if choices[pick].fault {
+		if choices[pick].fault() {
 			s.spent++
 		}
 		s.step++
-		choices[pick].do()
+		s.do(choices[pick])
 	}
 	s.logf("…")
 }
@@ -174,6 +237,9 @@ func (s *sim) elapsed() time.Duration {
 }
 
 func (s *sim) logf(format string, args ...any) {
+	if !s.tracing {
+		return
+	}
 	now := s.elapsed()
 	s.logMu.Lock()
 	defer s.logMu.Unlock()
@@ -188,50 +254,56 @@ func (s *sim) choices() []choice {
 	slices.SortFunc(s.points, func(a, b *point) int {
 		return cmp.Or(boolCompare(a.w != s.last, b.w != s.last), cmp.Compare(a.w.name, b.w.name), cmp.Compare(a.op, b.op), cmp.Compare(a.n, b.n))
 	})
-	var normal, faulty []choice
+	normal, faulty := s.options[:0], s.faulty[:0]
 	for _, p := range s.points {
 		if p.w.frozen {
 			continue
 		}
-		name := p.w.name + " " + p.op
-		normal = append(normal, choice{name, false, func() { s.release(p, doIt) }})
-		for _, f := range p.faults {
-			label := name + map[verdict]string{failBefore: " fails", failAfter: " is done and reported as failed"}[f]
-			faulty = append(faulty, choice{label, true, func() { s.release(p, f) }})
+		normal = append(normal, choice{kind: proceeds, p: p})
+		for _, v := range p.faults {
+			faulty = append(faulty, choice{kind: proceeds, p: p, v: v})
 		}
 	}
-	if t := s.nextTimer(); t != nil && (len(normal) > 0 || s.busy()) {
-		normal = append(normal, choice{"time passes", false, func() { s.fire(t) }})
-	}
-	for _, w := range s.workers {
-		if w.dead || !s.busy() {
-			continue
-		}
-		faulty = append(faulty, choice{w.name + " crashes", true, func() { s.crash(w) }})
-		if !w.frozen {
-			faulty = append(faulty, choice{w.name + " freezes", true, func() { s.freeze(w, true) }})
-		}
-	}
-	if s.busy() {
-		faulty = append(faulty, choice{"the lease expires", true, func() { s.locker.Expire(theKey) }})
-		for _, r := range s.requests {
-			if !r.done && !r.cancelled {
-				faulty = append(faulty, choice{r.name + " gives up", true, func() { r.cancelled = true; r.cancel() }})
-			}
-		}
+	busy := slices.ContainsFunc(s.requests, func(r *request) bool { return !r.done })
+	if t := s.nextTimer(); t != nil && (len(normal) > 0 || busy) {
+		normal = append(normal, choice{kind: passes, t: t})
 	}
 	if len(normal) == 0 {
 		for _, w := range s.workers { // nothing else moves: the frozen wake up
 			if w.frozen {
-				return []choice{{w.name + " wakes up", false, func() { s.freeze(w, false) }}}
+				return []choice{{kind: wakes, w: w}}
 			}
 		}
 		return nil
 	}
-	if s.spent >= maxFaults {
-		return normal
+	if busy && s.spent < maxFaults {
+		faulty = s.disasters(faulty)
 	}
-	return append(normal, faulty...)
+	s.options, s.faulty = normal, faulty
+	if s.spent < maxFaults {
+		s.options = append(normal, faulty...)
+	}
+	return s.options
+}
+
+// disasters adds what may befall workers, leases and askers.
+func (s *sim) disasters(to []choice) []choice {
+	for _, w := range s.workers {
+		if w.dead {
+			continue
+		}
+		to = append(to, choice{kind: crashes, w: w})
+		if !w.frozen {
+			to = append(to, choice{kind: freezes, w: w})
+		}
+	}
+	to = append(to, choice{kind: expires})
+	for _, r := range s.requests {
+		if !r.done && !r.cancelled {
+			to = append(to, choice{kind: givesUp, r: r})
+		}
+	}
+	return to
 }
 
 func boolCompare(a, b bool) int {
@@ -242,11 +314,6 @@ func boolCompare(a, b bool) int {
 		return -1
 	}
 	return 1
-}
-
-// busy reports whether any request or task of the scenario is still open.
-func (s *sim) busy() bool {
-	return slices.ContainsFunc(s.requests, func(r *request) bool { return !r.done })
 }
 
 func (s *sim) release(p *point, v verdict) {
@@ -293,7 +360,7 @@ func (s *sim) crash(w *worker) {
 		return p.w == w
 	})
 	s.mu.Unlock()
-	s.check.crashed(w)
+	s.check.crashed(w, slices.ContainsFunc(mine, func(p *point) bool { return p.op == "spool stash" }))
 	for _, p := range mine {
 		p.decide <- gone
 	}

@@ -216,6 +216,16 @@ func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (boo
 	return err == nil, err
 }
 
+// Force puts an entry in whatever is there: what a cache must never do.
+func (c *Cache) Force(key account.Key, e provider.Entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil {
+		c.m = map[account.Key]provider.Entry{}
+	}
+	c.m[key] = e
+}
+
 // Locker is a [provider.Locker] whose leases end only by release or by Expire.
 type Locker struct {
 	Fault Hook
