@@ -43,7 +43,7 @@ type answer struct {
 }
 
 // maxDelay bounds how long an answer is on its way.
-const maxDelay = 300 * time.Millisecond
+const maxDelay = 100 * time.Millisecond
 
 // newFront starts a front of the endpoint. Workers tell who they are by their
 // User-Agent.

@@ -181,8 +181,8 @@ func newStorm(t *testing.T, accounts int, seed uint64) *storm {
 	return s
 }
 
-// rage kills workers and starts them again until ctx ends. Every fourth is one
-// that waits for an answer that the server has given.
+// rage kills workers and starts them again until ctx ends. Some are killed
+// while they wait for an answer that the server has given.
 func (s *storm) rage(t *testing.T, ctx context.Context) {
 	t.Helper()
 	pause := func(least, most time.Duration) {
@@ -196,7 +196,7 @@ func (s *storm) rage(t *testing.T, ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		pause(300*time.Millisecond, 2*time.Second)
 		i := s.rng.IntN(len(s.workers))
-		if n%4 == 1 {
+		if n%8 == 1 {
 			select {
 			case name := <-s.front.victims:
 				i, _ = strconv.Atoi(strings.TrimPrefix(name, "w"))
