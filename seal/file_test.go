@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -315,6 +316,9 @@ func TestStageAndPromote(t *testing.T) {
 	v2 := load(t, path)
 	if v2.Primary() != v1.Primary() || v2.Keys() != 2 {
 		t.Errorf("after Stage: %v", v2)
+	}
+	if ids := v2.KeyIDs(); !slices.Equal(ids, []uint32{v1.Primary(), staged}) {
+		t.Errorf("after Stage: key ids are %d, want %d and %d", ids, v1.Primary(), staged)
 	}
 	if _, err := v1.Open(mustSeal(t, v2, "x", ""), nil); err != nil {
 		t.Errorf("a worker with the old file can't read one with the staged file: %v", err)

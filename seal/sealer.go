@@ -121,6 +121,18 @@ func (s *Sealer) Primary() uint32 { return s.primary }
 // Keys returns how many keys the keyset can open with.
 func (s *Sealer) Keys() int { return len(s.known) }
 
+// KeyIDs returns the ids of the keys that can open, the oldest first. A key
+// after the primary is staged.
+func (s *Sealer) KeyIDs() []uint32 {
+	var ids []uint32
+	for _, k := range s.handle.KeysetInfo().GetKeyInfo() {
+		if s.known[k.GetKeyId()] {
+			ids = append(ids, k.GetKeyId())
+		}
+	}
+	return ids
+}
+
 // Current reports whether sealed was made with the primary key. A value that
 // isn't is due for resealing, or is no sealed value.
 func (s *Sealer) Current(sealed []byte) bool {

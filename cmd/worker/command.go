@@ -63,7 +63,7 @@ func (a app) command() *cli.Command {
 		}
 		return usagef("%w; see %s --help", err, cmd.FullName())
 	}
-	runHelp := a.help("worker [run] [options]\n  worker demo [options]\n  worker reseal [options]\n  worker version",
+	runHelp := a.help("worker [run] [options]\n  worker demo [options]\n  worker keyset create|stage|promote|show [FILE]\n  worker reseal [options]\n  worker version",
 		"keeps OAuth accounts alive and answers gateways with living tokens.", runOptions(), true)
 	root := &cli.Command{
 		Name:                          "worker",
@@ -82,6 +82,7 @@ func (a app) command() *cli.Command {
 				CustomHelpTemplate: a.help("worker demo [options]",
 					"shows tokenbus at work in one process: an OAuth server that rotates refresh\ntokens, a NATS server, workers, and a gateway that keeps asking.", demoOptions(), false),
 			},
+			a.keysetCommand(onUsage),
 			{
 				Name: "reseal", OnUsageError: onUsage, Action: a.only(a.resealCommand),
 				CustomHelpTemplate: a.help("worker reseal [options]",
@@ -106,6 +107,7 @@ func (a app) help(usage, what string, options []option, commands bool) string {
 Commands:
   run      run a worker (what worker alone does)
   demo     show everything at work in one process
+  keyset   make a keyset file, rotate its key, or list its keys
   reseal   seal every account with the keyset's primary key
   version  print the version
 
@@ -128,7 +130,7 @@ func (a app) only(action func(context.Context, *cli.Command) error) cli.ActionFu
 	return func(ctx context.Context, cmd *cli.Command) error {
 		if extra := cmd.Args().First(); extra != "" {
 			if cmd.Root() == cmd {
-				return usagef("unknown command %q; want run, demo, reseal or version", extra)
+				return usagef("unknown command %q; want run, demo, keyset, reseal or version", extra)
 			}
 			return usagef("%s takes no argument, and got %q; see %s --help", cmd.FullName(), extra, cmd.FullName())
 		}
