@@ -3,6 +3,8 @@
 GO       ?= go
 FUZZTIME ?= 10s
 BENCH    ?= .
+EXPLORE_SCHEDULES ?= 100000
+EXPLORE_TIME      ?= 10m
 
 .PHONY: help
 help: ## list the targets
@@ -27,6 +29,10 @@ bench: test-deps ## run the benchmarks (BENCH=regexp)
 .PHONY: bench-once
 bench-once: test-deps ## run each benchmark once, to see that it still works
 	TOKENBUS_TEST_REQUIRE=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: explore
+explore: ## drive the core through EXPLORE_SCHEDULES schedules, and find every mutation
+	EXPLORE_SCHEDULES=$(EXPLORE_SCHEDULES) EXPLORE_TIME=$(EXPLORE_TIME) EXPLORE_MUTATIONS=1 $(GO) test -count=1 -timeout 0 -run '^TestExplore$$' -v ./internal/explore
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME

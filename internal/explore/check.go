@@ -25,6 +25,7 @@ type check struct {
 	mu        sync.Mutex // guards what follows: a healed world runs without a scheduler
 	exchanges []*exchange
 	version   account.Version // the store's newest
+	cache     account.Version // the shared cache's newest
 	heardBy   map[*worker]account.Version
 	issued    map[string]time.Duration // access tokens, by when the endpoint gave them
 	beat      map[string]time.Duration // when a rotation's record was last seen to live
@@ -181,6 +182,17 @@ func (c *check) written(w *worker, a *account.Account, change account.Change) {
 		}
 	}
 	c.s.logf("      the store has version %d", a.Version)
+}
+
+// cached: the shared cache has taken or refused an entry.
+func (c *check) cached() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, err := c.s.cache.Get(c.s.ctx, theKey)
+	if err != nil || e.Version < c.cache {
+		c.fail("P3: the shared cache went from version %d to %d (%v)", c.cache, e.Version, err)
+	}
+	c.cache = e.Version
 }
 
 func (c *check) heard(w *worker, b events.Bump) {

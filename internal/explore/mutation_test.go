@@ -19,15 +19,9 @@ var mutations = []struct {
 	scenario string // where it is looked for; "": in all
 	edits    []edit
 }{
-	{"the cache version is checked, then set", "skew", []edit{{"internal/explore/ports.go",
-		`return do(p.worker, "cache put", func() (bool, error) { return p.s.cache.Put(ctx, k, e) })`,
-		`old, _ := p.s.cache.Get(ctx, k)
-	return do(p.worker, "cache put", func() (bool, error) {
-		if old.Rev < e.Rev {
-			p.s.cache.Force(k, e)
-		}
-		return true, nil
-	})`}}},
+	{"the cache version is checked, then set", "twice", []edit{{"internal/explore/ports.go",
+		"	put := func() (bool, error) { return p.s.cache.Put(ctx, k, e) }",
+		"	old, _ := p.s.cache.Get(ctx, k)\n	put := func() (bool, error) {\n		if old.Rev < e.Rev {\n			p.s.cache.Force(k, e)\n		}\n		return true, nil\n	}"}}},
 	{"a clock is the version", "", []edit{{"provider/view.go", "return Entry{Rev: v.rev,", "return Entry{Rev: account.Rev(p.clock.Now().UnixMilli()),"}}},
 	{"a lease is all that guards, and anybody releases it", "", []edit{
 		{"internal/memory/memory.go", "	if m.locker.m[m.key] == m {\n		delete(m.locker.m, m.key)\n	}", "	delete(m.locker.m, m.key)"},
@@ -53,25 +47,18 @@ var mutations = []struct {
 	{"the spool comes after the judgement", "expired", []edit{{"provider/exchange.go", "		if err := p.stash(ctx, &rec, raw); err != nil {", "		if err := error(nil); err != nil {"}}},
 }
 
-// TestMutations builds the explorer with each mutation and expects it to find
-// a violation.
-func TestMutations(t *testing.T) {
-	if testing.Short() {
-		t.Skip("mutations take a build each")
-	}
-	if os.Getenv("EXPLORE_OVERLAID") != "" {
-		t.Skip("inside a mutation")
-	}
+// mutate builds the explorer with each mutation, expects it to find a
+// violation, and returns how often it did.
+func mutate(t *testing.T) (found int) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
 	for _, m := range mutations {
-		t.Run(m.name, func(t *testing.T) {
+		t.Run("mutation "+m.name, func(t *testing.T) {
 			overlay := writeOverlay(t, root, m.edits)
 			cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-run", "^TestExplore$", ".")
-			cmd.Env = append(os.Environ(), "EXPLORE_OVERLAID=1", "EXPLORE_SCHEDULES=60000", "EXPLORE_TIME=3m", "EXPLORE_REPLAY=", "EXPLORE_SCENARIO="+m.scenario)
+			cmd.Env = append(os.Environ(), "EXPLORE_MUTATIONS=", "EXPLORE_SCHEDULES=60000", "EXPLORE_TIME=5m", "EXPLORE_REPLAY=", "EXPLORE_SCENARIO="+m.scenario)
 			out, err := cmd.CombinedOutput()
 			switch {
 			case err == nil:
@@ -84,7 +71,7 @@ func TestMutations(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("explore: mutations=%d/%d", found, len(mutations))
+	return found
 }
 
 func firstLine(out string) string {

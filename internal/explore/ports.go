@@ -100,7 +100,11 @@ func (p cachePort) Get(ctx context.Context, k account.Key) (provider.Entry, erro
 }
 
 func (p cachePort) Put(ctx context.Context, k account.Key, e provider.Entry) (bool, error) {
-	return do(p.worker, "cache put", func() (bool, error) { return p.s.cache.Put(ctx, k, e) })
+	put := func() (bool, error) { return p.s.cache.Put(ctx, k, e) }
+	return do(p.worker, "cache put", func() (bool, error) {
+		defer p.s.check.cached()
+		return put()
+	})
 }
 
 type lockPort struct{ *worker }

@@ -68,7 +68,7 @@ var scenarios = []*scenario{
 			s.task("two rotations through "+w.name, func(ctx context.Context) {
 				seen := s.token(ctx, w, events.TokenRequest{}, 0)
 				select {
-				case <-w.After(tokenTTL):
+				case <-w.After(tokenTTL + clocksApart + time.Minute):
 				case <-ctx.Done():
 					return
 				}
