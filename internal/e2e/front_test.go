@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -21,14 +22,18 @@ import (
 // front stands before a token endpoint as a slow network does: requests arrive
 // at once, answers take their time. It keeps book of what was on its way.
 type front struct {
-	url     string
-	target  string
-	http    *http.Client
-	victims chan string // names of workers whose answer is being held, for whoever wants to kill one
+	url    string
+	target string
+	http   *http.Client
+	// patience is how long the sender of a refresh token is waited for before
+	// another may send it.
+	patience time.Duration
+	victims  chan string // names of workers whose answer is being held, for whoever wants to kill one
 
 	mu       sync.Mutex // guards the rest
 	rng      *rand.Rand
 	owners   map[string]account.Key // whose a refresh token is
+	first    map[string]time.Time   // when a refresh token was sent first
 	answers  []answer
 	requests map[account.Key]int
 	errs     []error
@@ -47,12 +52,12 @@ const maxDelay = 100 * time.Millisecond
 
 // newFront starts a front of the endpoint. Workers tell who they are by their
 // User-Agent.
-func newFront(t *testing.T, target string, seed uint64) *front {
+func newFront(t *testing.T, target string, patience time.Duration, seed uint64) *front {
 	t.Helper()
 	f := &front{
-		target: target, victims: make(chan string), rng: rand.New(rand.NewPCG(seed, 1)),
-		http:   &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience},
-		owners: map[string]account.Key{}, requests: map[account.Key]int{},
+		target: target, patience: patience, victims: make(chan string), rng: rand.New(rand.NewPCG(seed, 1)),
+		http:   &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute},
+		owners: map[string]account.Key{}, first: map[string]time.Time{}, requests: map[account.Key]int{},
 	}
 	web := httptest.NewServer(f)
 	t.Cleanup(web.Close)
@@ -120,12 +125,8 @@ func (f *front) forward(r *http.Request) (status int, answer []byte, key account
 	if err != nil {
 		return 0, nil, key, err
 	}
-	f.mu.Lock()
-	key, known := f.owners[form.Get("refresh_token")]
-	f.requests[key]++
-	f.mu.Unlock()
-	if !known {
-		return 0, nil, key, errors.New("a refresh token that nobody was given")
+	if key, err = f.note(form.Get("refresh_token")); err != nil {
+		return 0, nil, key, err
 	}
 	req, err := http.NewRequestWithContext(context.WithoutCancel(r.Context()), r.Method, f.target, bytes.NewReader(body))
 	if err != nil {
@@ -150,6 +151,25 @@ func (f *front) forward(r *http.Request) (status int, answer []byte, key account
 		f.own(tokens.RefreshToken, key)
 	}
 	return resp.StatusCode, answer, key, nil
+}
+
+// note takes down that a refresh token was sent. A second time is wrong before
+// the first can no longer be answered.
+func (f *front) note(refreshToken string) (account.Key, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key, known := f.owners[refreshToken]
+	if !known {
+		return key, errors.New("a refresh token was sent that nobody was given")
+	}
+	f.requests[key]++
+	first, again := f.first[refreshToken]
+	if !again {
+		f.first[refreshToken] = time.Now()
+	} else if gap := time.Since(first); gap < f.patience {
+		f.errs = append(f.errs, fmt.Errorf("the refresh token of %s was sent again after %s", key, gap))
+	}
+	return key, nil
 }
 
 // cutOff reports whether an answer to the account was on its way to a worker

@@ -42,6 +42,13 @@ type storm struct {
 	dead     map[account.Key]bool // whoever asked was told to log in again
 }
 
+// How long a silent worker keeps its rotation, and how long an exchange may
+// take.
+const (
+	stormLease   = 2 * time.Second
+	stormTimeout = 5 * time.Second
+)
+
 // kill is the end of a worker.
 type kill struct {
 	worker string
@@ -136,7 +143,7 @@ func newStorm(t *testing.T, accounts int, seed uint64) *storm {
 		server: rig.OIDC(t, rig.OIDCConfig{AccessTokenTTL: 8 * time.Second}), rng: rand.New(rand.NewPCG(seed, 0)),
 		refused: map[events.Code]int{}, dead: map[account.Key]bool{},
 	}
-	s.front = newFront(t, s.server.TokenURL, seed)
+	s.front = newFront(t, s.server.TokenURL, (stormLease+stormTimeout)*9/10, seed)
 	dir := t.TempDir()
 	subjects, err := events.NewSubjects(events.DefaultPrefix)
 	if err != nil {
@@ -154,12 +161,12 @@ func newStorm(t *testing.T, accounts int, seed uint64) *storm {
 	}
 	for i := range 3 {
 		name := fmt.Sprintf("w%d", i+1)
-		providers := write(t, dir, name+".yaml", fmt.Sprintf("providers:\n  oidc:\n    token_url: %s\n    client_id: %s\n    timeout: 5s\n    headers: {User-Agent: %s}\n",
-			s.front.url, rig.OIDCPublic, name))
+		providers := write(t, dir, name+".yaml", fmt.Sprintf("providers:\n  oidc:\n    token_url: %s\n    client_id: %s\n    timeout: %s\n    headers: {User-Agent: %s}\n",
+			s.front.url, rig.OIDCPublic, stormTimeout, name))
 		s.commands = append(s.commands, func(t *testing.T) *process {
 			t.Helper()
 			return startWorker(t, filepath.Join(dir, name), "--worker-id", name, "--http-addr", "none", "--providers", providers,
-				"--nats-url", s.url, "--nats-nkey", s.key("worker"), "--keyset", keyset, "--lease-ttl", "2s")
+				"--nats-url", s.url, "--nats-nkey", s.key("worker"), "--keyset", keyset, "--lease-ttl", stormLease.String())
 		})
 		s.workers = append(s.workers, s.commands[i](t))
 	}
