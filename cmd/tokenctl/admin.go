@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
@@ -54,11 +55,17 @@ func (c *conn) on(ctx context.Context, verb string, key account.Key, force bool)
 	return a, err
 }
 
-// remedy adds to a worker's error what to do about it.
+// remedy adds to a worker's error what to do about it. It leaves out the
+// account's key: whoever reports the error begins with that.
 func remedy(err error, key account.Key) error {
 	e, ok := errors.AsType[*events.Error](err)
 	if !ok {
 		return err
+	}
+	if bare, ok := err.(*events.Error); ok {
+		plain := *bare
+		plain.Message = strings.TrimPrefix(plain.Message, key.String()+": ")
+		err = &plain
 	}
 	text := ""
 	switch e.Code {
