@@ -168,7 +168,7 @@ func TestREADMELoginFileToLivingToken(t *testing.T) {
 		if dead.stdout != "" {
 			t.Errorf("an ended token is printed: %d bytes", len(dead.stdout))
 		}
-		fails(t, dead, "a person must log in again")
+		fails(t, dead, "tokenctl: openai."+id[1]+": reauth_required: a person must log in again (")
 	}
 	if list := r.run(t, "go run ./cmd/tokenctl accounts list", nats); list.code != 0 || !strings.Contains(list.stdout, "reauth_required") || strings.Count(list.stdout, "\n") != 3 {
 		t.Errorf("list: %+v", list)
