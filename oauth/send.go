@@ -17,6 +17,9 @@ import (
 // keptHeaders are the headers of an answer that a verdict or a person needs.
 var keptHeaders = [...]string{"Content-Type", "Retry-After", "Retry-After-Ms", "Date", "Location"}
 
+// lastLook is how long a read may still take once the patience is over.
+const lastLook = 20 * time.Millisecond
+
 // maxInterim bounds the 1xx answers before the real one.
 const maxInterim = 5
 
@@ -141,6 +144,17 @@ type firstByteConn struct {
 	begun   bool
 	refused bool // before said no
 	sent    bool // bytes of the request may have left
+}
+
+// Read takes what has arrived already when the patience ends: a process that
+// was stopped in between finds its answer and its deadline at once.
+func (c *firstByteConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = c.SetReadDeadline(time.Now().Add(lastLook))
+		n, err = c.Conn.Read(p)
+	}
+	return n, err
 }
 
 // Write asks before the first byte and passes on what may leave.
