@@ -22,6 +22,7 @@ type Accounts interface {
 	Disable(ctx context.Context, req events.KeyRequest) (events.Account, error)
 	Refresh(ctx context.Context, req events.KeyRequest) (events.Account, error)
 	ClearError(ctx context.Context, req events.KeyRequest) (events.Account, error)
+	JournalList(ctx context.Context) (events.JournalReply, error)
 }
 
 // adminQueue is the queue group of the workers that carry out verbs. Every
@@ -46,11 +47,17 @@ func verbs(a Accounts) map[string]verb {
 		events.VerbDisable:    on(a.Disable, checkKeyRequest),
 		events.VerbRefresh:    on(a.Refresh, checkKeyRequest),
 		events.VerbClearError: on(a.ClearError, checkKeyRequest),
+		events.VerbJournal: on(
+			func(ctx context.Context, _ events.JournalRequest) (events.JournalReply, error) {
+				return a.JournalList(ctx)
+			},
+			func(events.JournalRequest) error { return nil },
+		),
 	}
 }
 
 // on makes a verb of a call and of the check that its request must pass.
-func on[Q events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest, R any](
+func on[Q events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest | events.JournalRequest, R any](
 	call func(context.Context, Q) (R, error), check func(Q) error,
 ) verb {
 	return func(body []byte) (func(context.Context) (any, error), error) {

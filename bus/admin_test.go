@@ -35,6 +35,8 @@ func TestAdminVerbs(t *testing.T) {
 		{events.VerbRefresh, `{` + who + `,"force":true}`, "refresh", events.KeyRequest{Platform: "openai", ID: "a", Force: true}},
 		{events.VerbClearError, `{` + who + `}`, "clear_error", keyOnly},
 		{events.VerbList, ``, "list", events.ListRequest{}},
+		{events.VerbJournal, ``, "journal", events.JournalRequest{}},
+		{events.VerbJournal, `{"later":1}`, "journal", events.JournalRequest{}},
 		{events.VerbList, `{"status":"active","limit":1000,"cursor":"c"}`, "list", events.ListRequest{Status: account.Active, Limit: 1000, Cursor: "c"}},
 	}
 	for _, tt := range tests {
@@ -54,11 +56,16 @@ func TestAdminVerbs(t *testing.T) {
 				t.Errorf("%s was called", name)
 			}
 			var a events.Account
-			if tt.called == "list" {
+			switch tt.called {
+			case "list":
 				var l events.ListReply
 				check(t, json.Unmarshal(m.Data, &l))
 				a = l.Accounts[0]
-			} else {
+			case "journal":
+				var l events.JournalReply
+				check(t, json.Unmarshal(m.Data, &l))
+				a.Version = l.Records[0].FromVersion
+			default:
 				check(t, json.Unmarshal(m.Data, &a))
 			}
 			if a.Version != 3 || m.Header.Get(events.HeaderErrorCode) != "" {
@@ -91,6 +98,11 @@ func TestP10BadAdminRequests(t *testing.T) {
 			t.Errorf("list %s: error is %v", body, e)
 		}
 	}
+	for _, body := range []string{`{`, `[]`, `null`, `"x"`, "\xff"} {
+		if e := errorOf(t, r.admin(t, events.VerbJournal, body)); e.Code != events.CodeBadRequest {
+			t.Errorf("journal %q: error is %v", body, e)
+		}
+	}
 }
 
 func TestAdminErrors(t *testing.T) {
@@ -109,7 +121,7 @@ func FuzzAdminBody(f *testing.F) {
 	for _, body := range []string{``, `{}`, `{"platform":"openai","id":"a"}`, `{"platform":"openai","id":"a","credentials":{}}`, `[`, `{"limit":1e9}`} {
 		f.Add(body)
 	}
-	verbs := []string{events.VerbPut, events.VerbPatch, events.VerbGet, events.VerbList}
+	verbs := []string{events.VerbPut, events.VerbPatch, events.VerbGet, events.VerbList, events.VerbJournal}
 	f.Fuzz(func(t *testing.T, body string) {
 		for _, verb := range verbs {
 			m := r.admin(t, verb, body)

@@ -204,6 +204,10 @@ func (f *fleet) Refresh(_ context.Context, r events.KeyRequest) (events.Account,
 func (f *fleet) ClearError(_ context.Context, r events.KeyRequest) (events.Account, error) {
 	return f.do("clear_error", r)
 }
+func (f *fleet) JournalList(context.Context) (events.JournalReply, error) {
+	a, err := f.do("journal", events.JournalRequest{})
+	return events.NewJournalReply("worker-1", []events.JournalRecord{{Platform: a.Platform, ID: a.ID, FromVersion: a.Version}}), err
+}
 func (f *fleet) List(_ context.Context, r events.ListRequest) (events.ListReply, error) {
 	a, err := f.do("list", r)
 	return events.ListReply{Accounts: []events.Account{a}}, err

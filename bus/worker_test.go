@@ -386,7 +386,10 @@ func TestDiscovery(t *testing.T) {
 			t.Errorf("verb %s is missing in %v", verb, found)
 		}
 	}
-	if info.Name != "tokenbus-admin" || len(info.Endpoints) != 9 || info.Description == "" {
+	if found["tokenbus.v1.admin.journal.list"] == "" {
+		t.Errorf("verb journal.list is missing in %v", found)
+	}
+	if info.Name != "tokenbus-admin" || len(info.Endpoints) != 10 || info.Description == "" {
 		t.Errorf("info is %+v", info)
 	}
 	inbox := r.operator.NewInbox()

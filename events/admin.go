@@ -20,6 +20,7 @@ const (
 	VerbDisable    = "accounts.disable"
 	VerbRefresh    = "accounts.refresh"
 	VerbClearError = "accounts.clear_error"
+	VerbJournal    = "journal.list"
 )
 
 // Bounds of accounts.list.
@@ -143,9 +144,8 @@ func NewAccount(a account.Account) Account {
 	return v
 }
 
-// DecodeRequest reads the body of an admin verb into one of the request types
-// above. An error is an [*Error] with [CodeBadRequest] that names the field.
-func DecodeRequest[T PutRequest | PatchRequest | KeyRequest | ListRequest](body []byte) (T, error) {
+// DecodeRequest reads the body of an admin verb into its request type. An error is an [*Error] with [CodeBadRequest] that names the field.
+func DecodeRequest[T PutRequest | PatchRequest | KeyRequest | ListRequest | JournalRequest](body []byte) (T, error) {
 	var r T
 	if len(body) == 0 {
 		return r, nil

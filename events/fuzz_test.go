@@ -122,10 +122,11 @@ func FuzzDecodeAdmin(f *testing.F) {
 		decodeAdmin[events.PatchRequest](t, body)
 		decodeAdmin[events.KeyRequest](t, body)
 		decodeAdmin[events.ListRequest](t, body)
+		decodeAdmin[events.JournalRequest](t, body)
 	})
 }
 
-func decodeAdmin[T events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest](t *testing.T, body []byte) {
+func decodeAdmin[T events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest | events.JournalRequest](t *testing.T, body []byte) {
 	r, err := events.DecodeRequest[T](body)
 	if err != nil {
 		checkBadRequest(t, err)

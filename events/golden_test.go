@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -151,6 +152,31 @@ func TestGoldenAdmin(t *testing.T) {
 	golden(t, "list_reply_empty", marshal(t, events.ListReply{Accounts: []events.Account{}}))
 	if a.Key() != key {
 		t.Errorf("Key = %v", a.Key())
+	}
+}
+
+func TestGoldenJournal(t *testing.T) {
+	golden(t, "journal_request", marshal(t, events.JournalRequest{}))
+	golden(t, "journal_reply", marshal(t, events.NewJournalReply("host-1-ab", []events.JournalRecord{
+		{Platform: "openai", ID: "user-1", RotationID: "rot-1", FromVersion: 7, Worker: "host-1-ab", Host: "host", At: at.UTC(), Where: events.JournalSpool, Readable: true},
+		{Platform: "openai", ID: "user-1", RotationID: "rot-1", FromVersion: 7, Worker: "host-1-ab", Host: "host", At: at.UTC(), Where: events.JournalShared, Readable: true},
+		{Platform: "openai", ID: "user-2", Where: events.JournalSpool, Problem: "journal record /data/spool/openai.user-2.rot-2.json: the file is empty"},
+		{Where: events.JournalShared, Problem: "list > in bucket TOKENBUS_JOURNAL: timeout"},
+	})))
+	golden(t, "journal_reply_empty", marshal(t, events.NewJournalReply("host-1-ab", nil)))
+}
+
+// A reply must fit into a NATS message: what is left out is counted, and what
+// has a problem is not left out.
+func TestJournalReplyIsBounded(t *testing.T) {
+	records := make([]events.JournalRecord, events.MaxJournalRecords+2)
+	for i := range records {
+		records[i] = events.JournalRecord{Platform: "openai", ID: fmt.Sprintf("user-%04d", i), Where: events.JournalShared, Readable: true}
+	}
+	records[len(records)-1].Problem = "torn"
+	r := events.NewJournalReply("w", records)
+	if len(r.Records) != events.MaxJournalRecords || r.More != 2 || r.Records[0].Problem != "torn" || r.Records[1].ID != "user-0000" {
+		t.Errorf("%d records, %d more, the first %+v", len(r.Records), r.More, r.Records[0])
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
 )
 
 // secure makes the answer durable beside the store: on this disk and in the
@@ -118,4 +119,56 @@ func (p *Provider) replayAll(ctx context.Context) {
 			return err
 		})
 	}
+}
+
+// JournalList lists what waits in the shared journal and in this worker's own
+// spool, and what can't be read there. It shows no answer, not even sealed.
+func (p *Provider) JournalList(ctx context.Context) (events.JournalReply, error) {
+	records, err := p.spool.Records(ctx, account.Key{})
+	list := p.listed(events.JournalSpool, records, err)
+	_ = p.withTimeout(ctx, func(ctx context.Context) error {
+		records, err = p.journal.Records(ctx, account.Key{})
+		return nil
+	})
+	list = append(list, p.listed(events.JournalShared, records, err)...)
+	if ctx.Err() != nil {
+		return events.JournalReply{}, unavailable(retrySoon, "list the journal: %v", ctx.Err())
+	}
+	return events.NewJournalReply(p.worker, list), nil
+}
+
+func (p *Provider) listed(where events.JournalPlace, records []Record, err error) (list []events.JournalRecord) {
+	for _, r := range records {
+		e := events.JournalRecord{
+			Platform: r.Key.Platform(), ID: r.Key.ID(), RotationID: r.RotationID, FromVersion: r.FromVersion,
+			Worker: r.Worker, Host: r.Host, At: r.At.UTC(), Where: where, Readable: true,
+		}
+		if _, err := p.sealer.Open(r.Answer, associated(r.Key, fieldAnswer)); err != nil {
+			e.Readable, e.Problem = false, err.Error()
+		}
+		list = append(list, e)
+	}
+	for _, err := range split(err) {
+		e := events.JournalRecord{Where: where, Problem: err.Error()}
+		if torn, ok := errors.AsType[*TornError](err); ok {
+			e.Platform, e.ID = torn.Key.Platform(), torn.Key.ID()
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+// split returns the errors that were joined into err.
+func split(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		all = append(all, split(e)...)
+	}
+	return all
 }

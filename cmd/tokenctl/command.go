@@ -50,6 +50,7 @@ func (a app) command() *cli.Command {
 			leaf("token", tokenHelp, a.tokenCommand, &cli.DurationFlag{Name: "min-ttl", Local: true},
 				&cli.DurationFlag{Name: "timeout", Value: events.DefaultTimeout, Local: true}),
 			leaf("watch", watchHelp, a.watchCommand),
+			leaf("journal", journalHelp, a.journalCommand),
 			leaf("version", versionHelp, a.versionCommand),
 		},
 	}

@@ -57,6 +57,7 @@ func startFleet(dataDir string, auth bus.Auth) (*fleet, error) {
 	serve(f, events.VerbPut, f.put)
 	serve(f, events.VerbPatch, f.patch)
 	serve(f, events.VerbList, f.list)
+	serve(f, events.VerbJournal, f.journal)
 	serve(f, events.VerbGet, f.on(func(d *fakeDoc, _ bool) error { return nil }))
 	serve(f, events.VerbRefresh, f.on(f.refresh))
 	serve(f, events.VerbDisable, f.on(func(d *fakeDoc, _ bool) error { d.Status = account.Disabled; return nil }))
@@ -79,7 +80,7 @@ func (f *fleet) stop() {
 }
 
 // serve answers one verb.
-func serve[Q events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest](f *fleet, verb string, do func(Q) (any, error)) {
+func serve[Q events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest | events.JournalRequest](f *fleet, verb string, do func(Q) (any, error)) {
 	handler := micro.HandlerFunc(func(r micro.Request) {
 		q, err := events.DecodeRequest[Q](r.Data())
 		var reply any
@@ -216,6 +217,30 @@ func (f *fleet) list(r events.ListRequest) (any, error) {
 			break
 		}
 		reply.Accounts = append(reply.Accounts, d.Account)
+	}
+	return reply, nil
+}
+
+// journal has records if an account of that name is there.
+func (f *fleet) journal(events.JournalRequest) (any, error) {
+	var records []events.JournalRecord
+	for key, d := range f.docs {
+		if key.ID() != "waiting" {
+			continue
+		}
+		at := time.Now().Add(-90 * time.Second).UTC()
+		for _, where := range []events.JournalPlace{events.JournalSpool, events.JournalShared} {
+			records = append(records, events.JournalRecord{
+				Platform: key.Platform(), ID: key.ID(), RotationID: "ROT1", FromVersion: d.Version, Worker: "worker-1", Host: "host-1", At: at, Where: where, Readable: true,
+			})
+		}
+		records = append(records,
+			events.JournalRecord{Platform: key.Platform(), ID: "torn", Where: events.JournalSpool, Problem: "journal record /spool/torn: the file\x1b[31m is empty"},
+			events.JournalRecord{Where: events.JournalShared, Problem: "bucket away"})
+	}
+	reply := events.NewJournalReply("worker-1", records)
+	if len(records) > 0 {
+		reply.More = 3
 	}
 	return reply, nil
 }

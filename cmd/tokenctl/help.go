@@ -23,6 +23,7 @@ Commands:
   accounts delete KEY…           erase accounts
   token KEY                      print a living access token
   watch [KEY|PLATFORM…]          print events as they happen
+  journal                        list answers that are not in the store yet
   version                        print the version
 
 A KEY is <platform>.<id>, such as openai.alice. COMMAND --help says more.
@@ -158,6 +159,39 @@ credentials), bump (the version that peers must reach) and status.
 Examples:
   tokenctl watch openai
   tokenctl watch --output json | jq 'select(.event == "status")'`
+
+const journalHelp = `tokenctl journal
+
+Lists the answers of token endpoints that the workers hold and that are not in
+the store yet: those in the journal that all workers share, and those in the
+spool (data folder) of the worker that answers. An answer mostly waits in both.
+No answer is shown.
+
+A record may be the only copy of new credentials: the endpoint may have ended the
+refresh token that was sent for it. Never remove one that may be good.
+
+What to do about a record
+  that is seconds old       nothing: it is being saved
+  that stays                see to the store (/readyz of a worker names what is
+                            down); the workers save it as soon as they can
+  that can't be read, as it was sealed with a key that the keyset lacks
+                            give that worker the newer keyset file
+  that can't be read, as it is torn
+                            PROBLEM names its file, or its key in the bucket.
+                            While it is there, nothing more is sent for a
+                            rotation of its account. Log in again; or, if it is
+                            past saving, remove it: the rotation is in doubt then
+  of a worker that is gone  start it again with its own data folder
+
+A spool belongs to one worker, and any worker may answer: ask again to hear of
+another, or look into <data-dir>/spool there.
+
+Columns: FROM is the version that the refresh started from, SENT when its request
+was sent, WORKER and HOST who got the answer. With --output json, one object with all
+"records".
+
+Example:
+  tokenctl journal --output json | jq '.records[] | select(.readable | not)'`
 
 const versionHelp = `tokenctl version
 
