@@ -5,6 +5,7 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 EXPLORE_SCHEDULES ?= 100000
 EXPLORE_TIME      ?= 10m
+CRASH_ROTATIONS   ?= 200
 
 .PHONY: help
 help: ## list the targets
@@ -21,6 +22,10 @@ test: test-deps ## run all tests with the race detector
 .PHONY: lint
 lint: ## check format and run the static checks
 	@GO="$(GO)" scripts/lint.sh
+
+.PHONY: crash
+crash: test-deps ## break running workers at random, three times in a row (CRASH_ROTATIONS, CRASH_SEED)
+	TOKENBUS_TEST_REQUIRE=1 CRASH_ROTATIONS=$(CRASH_ROTATIONS) $(GO) test -race -count=3 -timeout 1h -v -run '^TestCrash(Embedded|Databases)$$' ./internal/crash
 
 .PHONY: bench
 bench: test-deps ## run the benchmarks (BENCH=regexp)

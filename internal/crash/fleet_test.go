@@ -82,7 +82,7 @@ func newFleet(t *testing.T, cfg config) *fleet {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	fl := &fleet{t: t, cfg: cfg, front: newFront(t), natsOf: map[string]*rig.Proxy{}, subjects: subjects}
+	fl := &fleet{t: t, cfg: cfg, front: newFront(t, cfg.ttl), natsOf: map[string]*rig.Proxy{}, subjects: subjects}
 	var databases []string
 	if cfg.databases {
 		mongo, redis := rig.Mongo(t), rig.Redis(t)
@@ -214,7 +214,7 @@ func (fl *fleet) login(platform, id string, left time.Duration) *login {
 		c.AccessToken, c.RefreshToken = account.NewSecret(access), account.NewSecret(refresh)
 		c.ExpiresAt = time.Now().Add(left)
 	}
-	fl.front.owns(key.String(), c.RefreshToken.Reveal())
+	fl.front.owns(key.String(), c.RefreshToken.Reveal(), c.AccessToken.Reveal(), c.ExpiresAt)
 	var a events.Account
 	eventually(fl.t, 20*time.Second, func() error {
 		return fl.admin(events.VerbPut, events.PutRequest{Platform: platform, ID: id, Type: "oauth", Credentials: c.Encode()}, &a)

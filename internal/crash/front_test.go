@@ -28,6 +28,8 @@ type front struct {
 	endpoints map[string]http.Handler
 	processes map[string]func() *process // by worker: which one runs now
 	accounts  map[string]string          // refresh token to account
+	ends      map[string]time.Time       // by access token; not before the endpoint says so
+	ttl       time.Duration              // of access tokens
 	ledger    []*exchange
 	orders    []*order
 }
@@ -83,8 +85,11 @@ func newOrder(kind, worker, platform string) *order {
 	return &order{kind: kind, worker: worker, platform: platform, taken: make(chan struct{}), done: make(chan struct{})}
 }
 
-func newFront(t *testing.T) *front {
-	f := &front{endpoints: map[string]http.Handler{}, processes: map[string]func() *process{}, accounts: map[string]string{}}
+func newFront(t *testing.T, ttl time.Duration) *front {
+	f := &front{
+		endpoints: map[string]http.Handler{}, processes: map[string]func() *process{},
+		accounts: map[string]string{}, ends: map[string]time.Time{}, ttl: ttl,
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /{worker}/{platform}/token", f.serve)
 	f.web = httptest.NewServer(mux)
@@ -97,11 +102,20 @@ func (f *front) tokenURL(worker, platform string) string {
 	return fmt.Sprintf("%s/%s/%s/token", f.web.URL, worker, platform)
 }
 
-// owns notes whose refresh token it is.
-func (f *front) owns(account, refresh string) {
+// owns notes whose tokens these are: of a login.
+func (f *front) owns(account, refresh, access string, ends time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.accounts[refresh] = account
+	f.ends[access] = ends
+}
+
+// endOf returns when the access token ends, if it was ever issued.
+func (f *front) endOf(access string) (time.Time, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ends, ok := f.ends[access]
+	return ends, ok
 }
 
 // arm gives an order.
@@ -111,11 +125,13 @@ func (f *front) arm(o *order) {
 	f.orders = append(f.orders, o)
 }
 
-// disarm takes back an order that no exchange has met.
-func (f *front) disarm(o *order) {
+// disarm takes back an order; false if an exchange has met it.
+func (f *front) disarm(o *order) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	n := len(f.orders)
 	f.orders = slices.DeleteFunc(f.orders, func(p *order) bool { return p == o })
+	return len(f.orders) < n
 }
 
 func (f *front) serve(w http.ResponseWriter, r *http.Request) {
@@ -202,6 +218,7 @@ func (f *front) ask(x *exchange, r *http.Request, body []byte) []byte {
 	x.status, x.granted, x.access, x.next = recorder.Code, recorder.Code == http.StatusOK, tokens.Access, tokens.Refresh
 	if x.granted {
 		f.accounts[x.next] = x.account
+		f.ends[x.access] = time.Now().Add(f.ttl)
 	}
 	f.mu.Unlock()
 	resp := recorder.Result()

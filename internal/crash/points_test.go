@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -52,7 +51,7 @@ func TestCrashPointsEmbedded(t *testing.T) {
 	for _, p := range points {
 		t.Run(p.name+" "+p.platform, func(t *testing.T) {
 			t.Parallel()
-			testPoint(t, config{workers: 2, ttl: time.Hour}, p)
+			testPoint(t, config{}, p)
 		})
 	}
 }
@@ -64,24 +63,16 @@ func TestCrashPointsDatabases(t *testing.T) {
 		}
 		t.Run(p.name+" "+p.platform, func(t *testing.T) {
 			t.Parallel()
-			testPoint(t, config{workers: 2, ttl: time.Hour, databases: true}, p)
+			testPoint(t, config{databases: true}, p)
 		})
 	}
 }
 
 // testPoint kills a worker at the point and holds what follows against the
-// document. Nothing but requests makes anybody refresh.
+// document.
 func testPoint(t *testing.T, cfg config, p point) {
-	fl := newFleet(t, cfg)
+	fl, alice := fleetWithAlice(t, cfg, p.platform, living)
 	first, second := fl.workers[0], fl.workers[1]
-	for _, w := range fl.workers {
-		w.args = append(w.args, "--refresh-ahead", "off")
-	}
-	// The login is announced by a worker that has gone when the other begins.
-	second.start(t).serves(t)
-	alice := fl.login(p.platform, "alice", 2*time.Minute) // living, and within the refresh skew
-	second.now().signal(t, syscall.SIGTERM)
-	<-second.now().ended
 	bumped := fl.listen(alice.key)
 
 	dying := first.start(t, "TOKENBUS_CRASH_AT="+p.name)

@@ -20,11 +20,7 @@ import (
 
 // binary is the worker with crash points and the race detector, built once.
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "tokenbus-crash-*")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "worker")
+	path := filepath.Join(binDir, "worker")
 	out, err := exec.Command("go", "build", "-race", "-tags", "tokenbus_crash", "-o", path, "github.com/tokenbus/tokenbus/cmd/worker").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build worker: %w\n%s", err, out)
@@ -32,11 +28,15 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+var binDir string // of the test process
+
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	var err error
+	if binDir, err = os.MkdirTemp("", "tokenbus-crash-*"); err != nil {
+		panic(err)
 	}
+	code := m.Run()
+	_ = os.RemoveAll(binDir)
 	os.Exit(code)
 }
 
@@ -157,6 +157,11 @@ func (p *process) said() []line {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.lines)
+}
+
+// concerns reports whether it has said anything about the account.
+func (p *process) concerns(account string) bool {
+	return slices.ContainsFunc(p.said(), func(l line) bool { return l.account == account })
 }
 
 func (p *process) text() string {

@@ -21,7 +21,9 @@ type entry struct {
 // failure.
 func (fl *fleet) story(key string) string {
 	var all []entry
+	concerned := map[*process]bool{}
 	for _, x := range fl.front.of(key) {
+		concerned[x.process] = true
 		kind := ""
 		if x.order != nil {
 			kind = " (" + x.order.kind + ")"
@@ -31,6 +33,9 @@ func (fl *fleet) story(key string) string {
 	}
 	for _, w := range fl.workers {
 		for _, p := range w.all() {
+			if !concerned[p] && !p.concerns(key) {
+				continue
+			}
 			lines := p.said()
 			p.mu.Lock()
 			if !p.died.IsZero() {
