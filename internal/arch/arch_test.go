@@ -48,7 +48,7 @@ var layers = []struct {
 	{"provider/journaltest", "account events provider"},
 	{"lease/leasetest", "account provider lease"},
 	// Test rigs, in nobody's program.
-	{"internal", "account backoff events seal provider lease loginfile client spool oauth mongostore rediskv natskv bus"},
+	{"internal", "account backoff events seal provider lease loginfile client spool oauth mongostore rediskv natskv bus internal"},
 }
 
 // drivers says who may import a module outside tests.
