@@ -71,6 +71,11 @@ func Decide(a *account.Account, over account.Version, reason events.Reason, s Si
 	if rotation != nil && !rotation.NoAnswer && s.Still < max(rotation.LeaseTTL, r.Timing.LeaseTTL) {
 		return Plan{Step: StepWait}
 	}
+	if rotation != nil { // no doubt and no operator makes a dead grant worth sending
+		if err := mayRefresh(v, events.ReasonRequest, r.Now); err != nil && err.Code == events.CodeReauthRequired {
+			return refuse(err)
+		}
+	}
 	if rotation != nil && r.Force {
 		return Plan{Step: StepTakeOver}
 	}
