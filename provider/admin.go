@@ -64,62 +64,97 @@ func (p *Provider) put(ctx context.Context, a *reading, key account.Key, c accou
 	if a.Deleted() {
 		current = 0
 	}
+	if current > 0 && a.credentials.Equal(c) { // also a put that is repeated because its reply was lost
+		if r.Label == nil || *r.Label == a.Label {
+			return *a, nil
+		}
+		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: *r.Label}, At: p.now()})
+	}
 	if r.IfVersion != nil && *r.IfVersion != current {
 		return *a, events.BadRequest(fmt.Sprintf("if_version: %s is at version %d", key, current))
 	}
 	if slices.Contains(a.Fingerprints.Spent, p.sealer.Fingerprint(c.RefreshToken)) {
 		return *a, events.BadRequest(fmt.Sprintf("credentials.refresh_token: this fleet has spent it already; %s needs a new login, not an old login file", key))
 	}
-	if current > 0 && a.credentials.Equal(c) {
-		if r.Label == nil || *r.Label == a.Label {
-			return *a, nil
-		}
-		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: *r.Label}, At: p.now()})
-	}
 	return p.putNew(ctx, a, key, c, r)
 }
 
 // putNew writes a login that differs from what is there.
 func (p *Provider) putNew(ctx context.Context, a *reading, key account.Key, c account.Credentials, r events.PutRequest) (reading, error) {
+	create := a.Key.IsZero()
+	b := a.Clone()
+	b.Key, b.Type, b.DeletedAt = key, "oauth", time.Time{}
+	if create || a.Deleted() {
+		b.Status, b.CreatedAt = account.Active, p.now()
+	}
+	if err := p.setCredentials(&b, c); err != nil {
+		return *a, err
+	}
+	b.UpdatedAt, b.SchemaVersion = p.now(), account.SchemaVersion
+	p.login(&a.Account, &b)
+	if r.Label != nil {
+		b.Label = *r.Label
+	}
+	if !create {
+		return p.raise(ctx, a, b, loginFields|account.FieldVersion|account.FieldLabel|account.FieldDeleted, events.ReasonExternal)
+	}
 	floor, err := p.floor(ctx, key)
 	if err != nil {
 		return *a, err
 	}
-	create := a.Key.IsZero()
-	b := a.Clone()
-	b.Key, b.Type, b.DeletedAt = key, "oauth", time.Time{}
-	b.Version, b.Rev = max(b.Version, floor.Version)+1, max(b.Rev, floor.Rev)+1
-	if err := p.setCredentials(&b, c); err != nil {
-		return *a, err
-	}
+	b.Version, b.Rev = floor.Version+1, floor.Rev+1
+	b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
+	err = p.withTimeout(ctx, func(ctx context.Context) error { return p.store.Create(ctx, b) })
+	return p.opened(reading{Account: b, mark: a.mark}), err
+}
+
+// loginFields are what login sets.
+const loginFields = account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldStatus |
+	account.FieldFailure | account.FieldForced | account.FieldRefreshAt
+
+// login draws from b's new credentials, which replace a's, what follows for the
+// rest of b: what was about another refresh token is over, and one that was
+// perhaps sent is never sent again.
+func (p *Provider) login(a, b *account.Account) {
 	if b.Fingerprints.Refresh != a.Fingerprints.Refresh {
-		b.Rotation, b.Fingerprints.Dead = nil, "" // what was about the other refresh token
+		if a.Rotation != nil {
+			b.Fingerprints = b.Fingerprints.WithSpent(a.Fingerprints.Refresh)
+		}
+		b.Rotation = nil
+		if b.Fingerprints.Dead != b.Fingerprints.Refresh {
+			b.Fingerprints.Dead = ""
+		}
 	}
-	if create || a.Deleted() {
-		b.Status, b.CreatedAt = account.Active, p.now()
-	}
-	if b.Status == account.ReauthRequired && !b.Fingerprints.NotToBeSent() {
+	switch {
+	case b.Status == account.Disabled: // an operator's switch
+	case b.Fingerprints.NotToBeSent():
+		b.Status = account.ReauthRequired
+	default:
 		b.Status = account.Active
 	}
 	b.IssuedAt, b.EarliestRefreshAt, b.ForcedStreak = time.Time{}, time.Time{}, 0
 	b.CooldownUntil, b.Failures, b.LastError = time.Time{}, 0, nil
-	if r.Label != nil {
-		b.Label = *r.Label
+	policy, _ := p.endpoint.Policy(b.Key.Platform())
+	b.RefreshAt = p.timing.refreshAt(b, policy, p.random())
+}
+
+// raise writes an operator's change that peers must see, above everything that
+// they have seen: also in a store that went back in time. With FieldVersion the
+// version rises as well.
+func (p *Provider) raise(ctx context.Context, a *reading, b account.Account, fields account.Fields, reason events.Reason) (reading, error) {
+	floor, err := p.floor(ctx, a.Key)
+	if err != nil {
+		return *a, err
 	}
-	b.UpdatedAt, b.SchemaVersion = p.now(), account.SchemaVersion
-	policy, _ := p.endpoint.Policy(key.Platform())
-	b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
-	b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
-	if create {
-		err := p.withTimeout(ctx, func(ctx context.Context) error { return p.store.Create(ctx, b) })
-		return reading{b, c, a.mark}, err
+	b.Rev = max(a.Rev, floor.Rev) + 1
+	if fields&account.FieldVersion != 0 {
+		b.Version = max(a.Version, floor.Version) + 1
 	}
-	return p.write(ctx, a, guardOf(&a.Account), account.Change{
-		Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldStatus |
-			account.FieldFailure | account.FieldForced | account.FieldRefreshAt | account.FieldLabel | account.FieldAnnounce |
-			account.FieldDeleted | account.FieldRev,
-		To: b, At: p.now(),
-	})
+	if b.Reason = string(reason); reason == "" {
+		b.Reason = pendingReason(&a.Account)
+	}
+	b.AnnouncePending = true
+	return p.write(ctx, a, guardOf(&a.Account), account.Change{Fields: fields | account.FieldAnnounce | account.FieldRev, To: b, At: p.now()})
 }
 
 // guardOf holds as long as nothing that matters has changed since a was read.
@@ -244,6 +279,9 @@ func (p *Provider) Patch(ctx context.Context, r events.PatchRequest) (events.Acc
 		return events.Account{}, err
 	}
 	return p.existing(ctx, events.KeyRequest{Platform: r.Platform, ID: r.ID}, func(ctx context.Context, a *reading) (reading, error) {
+		if a.unreadable != nil {
+			return *a, unreadable(a.Key)
+		}
 		b := a.Clone()
 		if r.Label != nil {
 			b.Label = *r.Label
@@ -258,12 +296,12 @@ func (p *Provider) Patch(ctx context.Context, r events.PatchRequest) (events.Acc
 		if err := p.setCredentials(&b, next); err != nil {
 			return *a, err
 		}
-		b.Version++
-		b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
-		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{
-			Fields: account.FieldVersion | account.FieldCredentials | account.FieldLabel | account.FieldAnnounce,
-			To:     b, BumpRev: true, At: p.now(),
-		})
+		// An edit is no login: it must not lift a restored document over what
+		// the fleet knows to be newer, and its spent refresh token with it.
+		if err := p.storeBehind(ctx, a); err != nil {
+			return *a, err
+		}
+		return p.raise(ctx, a, b, account.FieldVersion|account.FieldCredentials|account.FieldLabel, events.ReasonExternal)
 	})
 }
 
@@ -322,15 +360,13 @@ func readPatch(r events.PatchRequest) (func(account.Credentials) account.Credent
 // Delete erases the credentials and leaves a tombstone.
 func (p *Provider) Delete(ctx context.Context, r events.KeyRequest) (events.Account, error) {
 	doc, err := p.existing(ctx, r, func(ctx context.Context, a *reading) (reading, error) {
-		b := account.Account{
-			Key: a.Key, Type: a.Type, Version: a.Version + 1, Fingerprints: account.Fingerprints{Spent: a.Fingerprints.Spent},
-			AnnouncePending: true, Reason: "", DeletedAt: p.now(),
+		b := account.Account{Key: a.Key, Type: a.Type, DeletedAt: p.now()}
+		b.Fingerprints = account.Fingerprints{Spent: a.Fingerprints.Spent, Dead: a.Fingerprints.Dead}
+		if a.Rotation != nil { // perhaps sent: not again, should the login come back
+			b.Fingerprints = b.Fingerprints.WithSpent(a.Fingerprints.Refresh)
 		}
-		return p.write(ctx, a, account.Guard{Version: a.Version}, account.Change{
-			Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation | account.FieldFailure |
-				account.FieldForced | account.FieldRefreshAt | account.FieldLabel | account.FieldAnnounce | account.FieldDeleted,
-			To: b, BumpRev: true, At: p.now(),
-		})
+		return p.raise(ctx, a, b, account.FieldVersion|account.FieldCredentials|account.FieldFingerprints|account.FieldRotation|
+			account.FieldFailure|account.FieldForced|account.FieldRefreshAt|account.FieldLabel|account.FieldDeleted, "")
 	})
 	return p.told(doc, err, events.StatusDeleted, "an operator deleted the account")
 }
@@ -362,10 +398,7 @@ func (p *Provider) Disable(ctx context.Context, r events.KeyRequest) (events.Acc
 }
 
 func (p *Provider) setStatus(ctx context.Context, a *reading, s account.Status) (reading, error) {
-	return p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
-		Fields: account.FieldStatus | account.FieldAnnounce, BumpRev: true, At: p.now(),
-		To: account.Account{Status: s, AnnouncePending: true, Reason: pendingReason(&a.Account)},
-	})
+	return p.raise(ctx, a, account.Account{Status: s}, account.FieldStatus, "")
 }
 
 // pendingReason keeps the event of an announcement that is still open.
@@ -389,11 +422,7 @@ func (p *Provider) ClearError(ctx context.Context, r events.KeyRequest) (events.
 		}
 		policy, _ := p.endpoint.Policy(a.Key.Platform())
 		b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
-		b.AnnouncePending, b.Reason = true, pendingReason(&a.Account)
-		return p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
-			Fields: account.FieldFingerprints | account.FieldFailure | account.FieldStatus | account.FieldRefreshAt | account.FieldAnnounce,
-			To:     b, BumpRev: true, At: p.now(),
-		})
+		return p.raise(ctx, a, b, account.FieldFingerprints|account.FieldFailure|account.FieldStatus|account.FieldRefreshAt, "")
 	})
 	return p.told(doc, err, events.StatusCleared, "an operator cleared the error")
 }
@@ -408,7 +437,11 @@ func (p *Provider) Refresh(ctx context.Context, r events.KeyRequest) (events.Acc
 	key := before.Key()
 	w := want{over: before.Version, reason: events.ReasonForced, operator: true, force: r.Force}
 	for range maxRounds {
-		err := p.await(ctx, p.refresh(key, w))
+		fl, joined := p.refreshOrJoin(key, w)
+		err := p.await(ctx, fl)
+		if err != nil && joined && ctx.Err() == nil {
+			continue // it wanted less than we do
+		}
 		now, gerr := p.Get(ctx, r)
 		switch {
 		case err != nil:
@@ -418,7 +451,6 @@ func (p *Provider) Refresh(ctx context.Context, r events.KeyRequest) (events.Acc
 		case now.Version > before.Version:
 			return now, nil
 		}
-		// The flight that was joined wanted less than we do.
 	}
 	return events.Account{}, unavailable(retrySoon, "%s: no refresh came about", key)
 }

@@ -20,8 +20,6 @@ func (p *Provider) announce(ctx context.Context, a *reading) {
 }
 
 func (p *Provider) announceOnce(ctx context.Context, a *reading) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
 	policy, _ := p.endpoint.Policy(a.Key.Platform())
 	entry, err := p.sealView(viewOf(&a.Account, a.credentials, policy))
 	if err != nil {
@@ -35,17 +33,21 @@ func (p *Provider) announceOnce(ctx context.Context, a *reading) error {
 	crashAt("cached")
 	var errEvent error
 	if a.Reason != "" {
-		errEvent = p.publisher.Refreshed(ctx, events.Refreshed{
-			Key: a.Key, Version: a.Version, ExpiresAt: a.ExpiresAt, Reason: events.Reason(a.Reason), By: p.worker, At: a.UpdatedAt,
+		errEvent = p.withTimeout(ctx, func(ctx context.Context) error {
+			return p.publisher.Refreshed(ctx, events.Refreshed{
+				Key: a.Key, Version: a.Version, ExpiresAt: a.ExpiresAt, Reason: events.Reason(a.Reason), By: p.worker, At: a.UpdatedAt,
+			})
 		})
 	}
 	crashAt("published")
-	errBump := p.publisher.Bump(ctx, events.Bump{Key: a.Key, Version: a.Version, Rev: a.Rev, At: a.UpdatedAt})
+	errBump := p.withTimeout(ctx, func(ctx context.Context) error {
+		return p.publisher.Bump(ctx, events.Bump{Key: a.Key, Version: a.Version, Rev: a.Rev, At: a.UpdatedAt})
+	})
 	if err := errors.Join(errCache, errEvent, errBump); err != nil {
 		return err
 	}
 	crashAt("bumped")
-	_, err = p.store.Update(ctx, a.Key, account.Guard{Rev: a.Rev}, account.Change{Fields: account.FieldAnnounce, At: a.UpdatedAt})
+	_, err = p.write(ctx, a, account.Guard{Rev: a.Rev}, account.Change{Fields: account.FieldAnnounce, At: a.UpdatedAt})
 	if errors.Is(err, ErrConflict) {
 		return nil // there is a newer rev, with an announcement of its own
 	}

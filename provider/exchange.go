@@ -15,7 +15,7 @@ import (
 // exchange sends the refresh token of a begun rotation, once, and sees to it
 // that the outcome is written. It runs to its end whatever becomes of those
 // who wait. started is when the record's write was begun.
-func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Policy, started time.Duration) error {
+func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Policy, started time.Duration, release func()) error {
 	if !policy.ServeWhileRefreshing {
 		p.l1.update(a.Key, func(e *l1Entry) { e.busy = p.clock.Now().Add(policy.Timeout) })
 		p.tellNow(ctx, &a.Account, events.StatusRefreshing, "the endpoint ends the old access token during a refresh", p.clock.Now().Add(policy.Timeout))
@@ -23,9 +23,11 @@ func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Poli
 	beat := p.startHeartbeat(ctx, a, started)
 	raw, sendErr := p.endpoint.Send(ctx, SendRequest{Platform: a.Key.Platform(), Credentials: a.credentials, BeforeFirstByte: beat.allow})
 	crashAt("answered")
+	// Whatever ends from here on, the outcome is kept.
+	ctx = context.WithoutCancel(ctx)
 	rec := Record{
 		Key: a.Key, RotationID: a.Rotation.ID, FromVersion: a.Version, Worker: p.worker, Host: p.host, At: p.now(),
-		From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}, Reason: w.reason,
+		From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}, Reason: w.reason, Operator: w.operator,
 	}
 	verdict := unanswered(sendErr)
 	if sendErr == nil {
@@ -39,7 +41,8 @@ func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Poli
 	beat.stop()
 	p.stats.exchanged(a.Key.Platform(), verdict.Outcome)
 	p.log.Info("exchange", "account", a.Key.String(), "version", a.Version, "outcome", verdict.Outcome, "code", verdict.Code, "attempt", a.Rotation.Attempts)
-	p.judgeProvider(a.Key, verdict)
+	p.judgeProvider(a, verdict)
+	release()
 	return p.settleUntilDone(ctx, rec, verdict)
 }
 
@@ -81,9 +84,11 @@ func (p *Provider) stash(ctx context.Context, rec *Record, raw RawAnswer) error 
 }
 
 // settleUntilDone writes the outcome, again and again until the store has it.
-// Before the second attempt the answer is made durable beside the store.
+// Before the second attempt the answer is made durable beside the store. A
+// stop ends the attempts, not the one that is under way.
 func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) error {
-	secured := len(rec.Answer) == 0
+	answered := len(rec.Answer) > 0
+	var disk, shared bool
 	for attempt := 1; ; attempt++ {
 		result, err := p.settle(ctx, rec, v)
 		if err == nil {
@@ -92,17 +97,27 @@ func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) e
 			return result
 		}
 		p.log.Warn("outcome of an exchange is not saved yet", "account", rec.Key.String(), "attempt", attempt, "error", err)
-		if !secured {
-			secured = p.secure(ctx, rec)
+		if answered && !(disk && shared) {
+			disk, shared = p.secure(ctx, rec, disk, shared)
 			crashAt("journaled")
 		}
 		select {
 		case <-p.clock.After(p.infra.Delay(attempt, p.random())):
-		case <-ctx.Done():
-			p.stats.undone.Add(1)
+		case <-p.base.Done():
+			p.leave(rec, disk || shared)
 			return unavailable(retrySoon, "%s: the account store does not take the new credentials; they wait in the journal", rec.Key)
 		}
 	}
+}
+
+// leave counts what a stop leaves undone.
+func (p *Provider) leave(rec Record, kept bool) {
+	if kept {
+		p.stats.undone.Add(1)
+		return
+	}
+	p.stats.doubtful.Add(1)
+	p.log.Error("the outcome of an exchange is not saved anywhere", "account", rec.Key.String(), "version", rec.FromVersion)
 }
 
 // heartbeat keeps the rotation's record alive while its worker waits for the

@@ -14,6 +14,7 @@ type want struct {
 	over     account.Version // something newer than this version
 	reason   events.Reason
 	operator bool // an operator asks: no hold on forced refreshes
+	join     bool // only wait for a rotation that runs; begin none
 	force    bool // and ends a wait in doubt
 }
 
@@ -77,18 +78,23 @@ func (fs *flights) close() {
 // refresh starts or joins the account's refresh. A refresh that failed a
 // moment ago and whose hold still runs is not started again.
 func (p *Provider) refresh(key account.Key, w want) *flight {
+	fl, _ := p.refreshOrJoin(key, w)
+	return fl
+}
+
+func (p *Provider) refreshOrJoin(key account.Key, w want) (fl *flight, joined bool) {
 	if e := p.l1.get(key); e != nil && e.hold != nil && !w.operator {
 		if left := e.hold.until.Sub(p.clock.Now()); left > 0 {
 			err := *e.hold.err
 			err.RetryAfter = atLeast(left)
-			return ended(&err)
+			return ended(&err), false
 		}
 	}
-	fl, _ := p.flights.start(key, func() error { return p.rotate(key, w) })
+	fl, joined = p.flights.start(key, func() error { return p.rotate(key, w) })
 	if fl == nil {
-		return ended(&events.Error{Code: events.CodeUnavailable, Message: "this worker is stopping", RetryAfter: retrySoon})
+		return ended(errStopping()), false
 	}
-	return fl
+	return fl, joined
 }
 
 // refreshBeside starts a refresh that nobody waits for.
@@ -112,8 +118,13 @@ func (p *Provider) await(ctx context.Context, fl *flight) error {
 	}
 }
 
-// holdOff remembers that a refresh of the account is not to be tried before
-// until.
-func (p *Provider) holdOff(key account.Key, until time.Time, err *events.Error) {
-	p.l1.update(key, func(e *l1Entry) { e.hold = &hold{until, err} })
+// holdOff remembers that a refresh of the account, as it was read, is not to be
+// tried before until. What is newer starts without the hold.
+func (p *Provider) holdOff(a *reading, until time.Time, err *events.Error) {
+	p.l1.update(a.Key, func(e *l1Entry) {
+		if e.floor > a.Rev || e.view != nil && e.view.rev > a.Rev {
+			return
+		}
+		e.hold = &hold{until, err}
+	})
 }

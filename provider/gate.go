@@ -40,12 +40,18 @@ func (p *Provider) gate(platform string, policy Policy) *gate {
 }
 
 // slot lets an exchange with the platform's endpoint pass, or says why not.
-// The caller releases it, and reports what came of it to judgeProvider.
-func (p *Provider) slot(ctx context.Context, key account.Key, policy Policy) (release func(), err error) {
+// The caller releases it, and then has reported to judgeProvider what came of
+// the exchange, or to spare that there was none. patient says that somebody
+// waits.
+func (p *Provider) slot(ctx context.Context, a *reading, policy Policy, patient bool) (release func(), err error) {
+	key := a.Key
 	g := p.gate(key.Platform(), policy)
 	select {
 	case g.slots <- struct{}{}:
 	default:
+		if !patient {
+			return nil, unavailable(retrySoon, "%s: as many exchanges with its endpoint run as are allowed", key)
+		}
 		select {
 		case g.slots <- struct{}{}:
 		case <-p.clock.After(slotPatience):
@@ -57,34 +63,50 @@ func (p *Provider) slot(ctx context.Context, key account.Key, policy Policy) (re
 	if ok, after := g.breaker.Allow(p.clock.Now()); !ok {
 		<-g.slots
 		hold := unavailable(after, "%s: its provider's endpoint fails for everybody and is left alone for a while", key)
-		p.holdOff(key, p.clock.Now().Add(after), hold)
+		p.holdOff(a, p.clock.Now().Add(after), hold)
 		return nil, hold
 	}
-	return func() {
-		// After a report this changes nothing; without one, nothing was learnt.
-		g.breaker.Cancel(p.clock.Now())
-		<-g.slots
-	}, nil
+	return sync.OnceFunc(func() { <-g.slots }), nil
 }
 
-// judgeProvider draws from one exchange what it says of the endpoint.
-func (p *Provider) judgeProvider(key account.Key, v Verdict) {
+// spare reports that an exchange that was let pass was not made.
+func (p *Provider) spare(key account.Key, policy Policy) {
+	p.gate(key.Platform(), policy).breaker.Cancel(p.clock.Now())
+}
+
+// ownClient reports whether the account brings its own client or proxy: what
+// goes wrong with those says nothing of the platform.
+func (a *reading) ownClient() bool {
+	c := a.credentials
+	return c.ClientID != "" || !c.ClientSecret.IsZero() || !c.ProxyURL.IsZero()
+}
+
+// judgeProvider draws from one exchange what it says of the endpoint. What an
+// account's own client or proxy runs into says nothing.
+func (p *Provider) judgeProvider(a *reading, v Verdict) {
+	key := a.Key
 	policy, _ := p.endpoint.Policy(key.Platform())
 	breaker := p.gate(key.Platform(), policy).breaker
 	now := p.clock.Now()
+	if a.ownClient() && (v.Outcome == Misconfigured || v.Outcome == notSent) {
+		breaker.Cancel(now)
+		return
+	}
 	switch v.Outcome {
 	case Misconfigured:
 		breaker.Trip(now, v.RetryAfter)
 		p.log.Error("provider is misconfigured; its circuit is open", "platform", key.Platform(), "code", v.Code, "message", v.Message)
-	case Transient, notSent:
+	case Transient, notSent, Unknown:
 		breaker.Failure(now, key.String())
 	case Granted, Rejected, Throttled:
 		breaker.Success()
+	default:
+		breaker.Cancel(now)
 	}
 }
 
-// providerClosedFor is how long the platform's circuit stays open.
-func (p *Provider) providerClosedFor(platform string) time.Duration {
+// closedFor is how long the platform's circuit stays open.
+func (p *Provider) closedFor(platform string) time.Duration {
 	policy, _ := p.endpoint.Policy(platform)
 	ok, after := p.gate(platform, policy).breaker.Allow(p.clock.Now())
 	if ok {

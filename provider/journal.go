@@ -10,23 +10,32 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 )
 
-// secure makes the answer durable beside the store: on this disk and in the
-// journal that all workers share. It reports whether one of them has it.
-func (p *Provider) secure(ctx context.Context, rec Record) bool {
-	disk := p.spool.Put(ctx, rec)
-	if disk != nil {
-		p.log.Error("answer is not on the disk", "account", rec.Key.String(), "error", disk)
-	}
-	shared := p.withTimeout(ctx, func(ctx context.Context) error { return p.journal.Put(ctx, rec) })
-	if shared != nil {
-		p.log.Error("answer is not in the shared journal", "account", rec.Key.String(), "error", shared)
-	}
-	if disk == nil || shared == nil {
+// secure makes the answer durable beside the store, where it isn't yet: on this
+// disk and in the journal that all workers share.
+func (p *Provider) secure(ctx context.Context, rec Record, disk, shared bool) (onDisk, inShared bool) {
+	if !disk && !shared {
 		p.stats.journaled.Add(1)
-		p.log.Warn("answer waits in the journal", "account", rec.Key.String(), "version", rec.FromVersion, "rotation", rec.RotationID)
-		return true
+		p.log.Warn("answer has to wait in the journal", "account", rec.Key.String(), "version", rec.FromVersion, "rotation", rec.RotationID)
 	}
-	return false
+	if !disk {
+		err := p.spool.Put(ctx, rec)
+		if disk = err == nil; !disk {
+			p.log.Error("answer is not on the disk", "account", rec.Key.String(), "error", err)
+		}
+	}
+	if !shared {
+		shared = p.share(ctx, rec)
+	}
+	return disk, shared
+}
+
+// share puts a record where every worker finds it.
+func (p *Provider) share(ctx context.Context, rec Record) bool {
+	err := p.withTimeout(ctx, func(ctx context.Context) error { return p.journal.Put(ctx, rec) })
+	if err != nil {
+		p.log.Error("answer is not in the shared journal", "account", rec.Key.String(), "error", err)
+	}
+	return err == nil
 }
 
 // forget removes a settled record.
@@ -66,17 +75,18 @@ func (p *Provider) waiting(ctx context.Context, key account.Key) ([]Record, erro
 	return records, errors.Join(disk, shared)
 }
 
-// replayAccount settles what waits for the account, and reports whether there
-// was anything. An error means that something may wait and can't be read or
+// replayAccount settles what waits for the account, and reports whether an
+// answer to the given rotation was among it. An error means that something may wait and can't be read or
 // saved: nothing may be sent then. The caller is the account's flight.
-func (p *Provider) replayAccount(ctx context.Context, key account.Key) (found bool, err error) {
+func (p *Provider) replayAccount(ctx context.Context, key account.Key, rotationID string) (found bool, err error) {
 	records, err := p.waiting(ctx, key)
 	for _, rec := range records {
 		if rec.Key != key {
 			continue
 		}
-		found = true
+		found = found || rec.RotationID == rotationID
 		if e := p.replay(ctx, rec); e != nil {
+			p.share(ctx, rec) // perhaps others can
 			err = errors.Join(err, e)
 		}
 	}
@@ -112,7 +122,7 @@ func (p *Provider) replayAll(ctx context.Context) {
 	p.stats.waiting.Store(int64(len(records)))
 	for _, rec := range records {
 		p.flights.start(rec.Key, func() error {
-			_, err := p.replayAccount(p.base, rec.Key)
+			_, err := p.replayAccount(p.base, rec.Key, "")
 			if err != nil {
 				p.log.Warn("replay from the journal", "account", rec.Key.String(), "error", err)
 			}

@@ -84,10 +84,7 @@ func (c *l1) update(key account.Key, f func(e *l1Entry)) {
 		e.view, e.floor, e.checked, e.epoch, e.hold, e.busy = old.view, old.floor, old.checked, old.epoch, old.hold, old.busy
 		e.encoded.Store(old.encoded.Load())
 	} else if len(s.m) >= c.limit {
-		for victim := range s.m { // any one: the shared cache has it still
-			delete(s.m, victim)
-			break
-		}
+		s.evict()
 	}
 	before := e.view
 	f(e)
@@ -112,6 +109,22 @@ func (c *l1) mark(key account.Key) mark {
 	return m
 }
 
+// evict drops one entry; the caller holds mu. What was only heard of goes
+// first; a view can be had from the shared cache again.
+func (s *l1Shard) evict() {
+	var victim account.Key
+	looked := 0
+	for key, e := range s.m {
+		if victim = key; e.view == nil {
+			break
+		}
+		if looked++; looked == 8 {
+			break
+		}
+	}
+	delete(s.m, victim)
+}
+
 // offer puts v in unless something newer is there, and returns the newest. m
 // was taken before v was read. confirmed says that it was read from the store:
 // then a floor above it that stood before the read is refuted, and offer
@@ -134,6 +147,16 @@ func (c *l1) offer(v *view, now time.Time, m mark, confirmed bool) (newest *view
 		newest = e.view
 	})
 	return newest, refuted
+}
+
+// reprieve lets v be served until a little later, although it could not be
+// checked: the store and the shared cache are out of reach.
+func (c *l1) reprieve(v *view, checked time.Time) {
+	c.update(v.key, func(e *l1Entry) {
+		if e.view == v {
+			e.checked, e.epoch = checked, c.epoch.Load()
+		}
+	})
 }
 
 // heard notes a bump and reports whether it was news.

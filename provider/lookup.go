@@ -18,6 +18,7 @@ const (
 	retrySoon      = time.Second // retry_after where nothing better is known
 	negativeMaxAge = time.Second // how long "no such account" is believed
 	maxRounds      = 4           // refreshes that one request waits for
+	minVersionAge  = time.Second // no version is refreshed before, whatever its token says
 )
 
 // Cached answers from memory alone, with the encoded reply. It is the fast
@@ -63,6 +64,7 @@ type judgement struct {
 	notModified bool
 	reason      events.Reason // of the refresh
 	unsure      bool          // the view is too old for the request: ask the store
+	join        bool          // only wait for the refresh that runs
 }
 
 // judge decides what to do with a request, given what is known of the account.
@@ -73,7 +75,9 @@ func (p *Provider) judge(v *view, req events.TokenRequest, now time.Time) judgem
 	}
 	switch {
 	case v.gone:
-		return fail(events.CodeNotFound, 0, "no account %s", v.key)
+		j := fail(events.CodeNotFound, 0, "no account %s", v.key)
+		j.unsure = max(req.MinVersion, req.RejectedVersion) > v.version // somebody has seen it
+		return j
 	case req.MinVersion > v.version || req.RejectedVersion > v.version:
 		j := fail(events.CodeUnavailable, retrySoon, "%s is at version %d, version %d was asked for", v.key, v.version, max(req.MinVersion, req.RejectedVersion))
 		j.unsure = true
@@ -92,7 +96,9 @@ func (p *Provider) judge(v *view, req events.TokenRequest, now time.Time) judgem
 		}
 	}
 	if req.RejectedVersion == v.version {
-		reason = events.ReasonRejected
+		if left >= floor {
+			reason = events.ReasonRejected
+		}
 	} else if left >= need && !v.token.IsZero() {
 		skew := p.timing.refreshSkew(v.lifetime)
 		return judgement{
@@ -121,6 +127,9 @@ func mayRefresh(v *view, reason events.Reason, now time.Time) *events.Error {
 		return reauth(v.code, v.text)
 	case v.earliest.After(now):
 		return cooling(v.earliest, "the endpoint does not refresh a token this young")
+	}
+	if age := now.Sub(v.issued); age >= 0 && age < minVersionAge {
+		return cooling(v.issued.Add(minVersionAge), "its token has just come from the endpoint")
 	}
 	if reason == events.ReasonRejected || reason == events.ReasonForced {
 		if until := forcedHoldUntil(v.issued, v.streak); until.After(now) {
@@ -164,7 +173,7 @@ func (p *Provider) token(ctx context.Context, key account.Key, req events.TokenR
 		}
 		j := p.judge(v, req, p.clock.Now())
 		if e := p.l1.get(key); e != nil && e.busy.After(p.clock.Now()) && e.view != nil && e.view.version == v.version && j.err == nil {
-			j = judgement{wait: true, reason: events.ReasonRequest}
+			j = judgement{wait: true, reason: events.ReasonRequest, join: true}
 		}
 		if j.err != nil {
 			return events.TokenReply{}, j.err
@@ -180,7 +189,7 @@ func (p *Provider) token(ctx context.Context, key account.Key, req events.TokenR
 			reply.NotModified = j.notModified
 			return reply, nil
 		}
-		if err := p.await(ctx, p.refresh(key, want{over: v.version, reason: j.reason})); err != nil {
+		if err := p.await(ctx, p.refresh(key, want{over: v.version, reason: j.reason, join: j.join})); err != nil {
 			return events.TokenReply{}, err
 		}
 		waited = true
@@ -215,17 +224,34 @@ func (p *Provider) lookup(ctx context.Context, key account.Key, req events.Token
 			return newest, events.SourceShared, nil
 		}
 	}
-	v, err := p.fromStore(ctx, key)
+	// With something in hand that serves, a store that hangs is worth no more
+	// than one that is down.
+	serves := func(v *view) bool {
+		j := p.judge(v, req, p.clock.Now())
+		return j.err == nil && !j.wait
+	}
+	var held *view
+	sctx := ctx
+	if e != nil && e.view != nil && e.view.rev >= e.floor && serves(e.view) {
+		held = e.view
+		var cancel context.CancelFunc
+		sctx, cancel = context.WithTimeout(ctx, cacheTimeout)
+		defer cancel()
+	}
+	v, err := p.fromStore(sctx, key, req)
 	switch {
 	case err == nil:
 		return v, events.SourceStore, nil
+	case held != nil:
+		p.l1.reprieve(held, p.clock.Now().Add(retrySoon-p.timing.L1MaxAge))
+		return held, events.SourceL1, nil
 	case ctx.Err() != nil:
 		return nil, "", ctx.Err()
+	case errors.Is(err, errUnreadable):
+		return nil, "", unreadable(key)
 	}
-	if v := p.inHand(ctx, key); v != nil {
-		if j := p.judge(v, req, p.clock.Now()); j.err == nil && !j.wait {
-			return v, events.SourceL1, nil
-		}
+	if v := p.inHand(ctx, key); v != nil && serves(v) {
+		return v, events.SourceL1, nil
 	}
 	p.log.Debug("look-up without store", "account", key.String(), "error", err)
 	return nil, "", &events.Error{Code: events.CodeUnavailable, RetryAfter: retrySoon,
@@ -282,8 +308,11 @@ func (p *Provider) inHand(ctx context.Context, key account.Key) *view {
 
 // fromStore reads the account from the store, once for all that ask at the
 // same time, and brings L1 and the shared cache up to it.
-func (p *Provider) fromStore(ctx context.Context, key account.Key) (*view, error) {
-	result := p.reads.DoChan(key.String(), func() (any, error) {
+func (p *Provider) fromStore(ctx context.Context, key account.Key, req events.TokenRequest) (*view, error) {
+	// Who knows of something newer doesn't join a read from before it.
+	m := p.l1.mark(key)
+	same := fmt.Sprintf("%s %d %d %d", key, m.floor, m.epoch, max(req.MinVersion, req.RejectedVersion))
+	result := p.reads.DoChan(same, func() (any, error) {
 		ctx, cancel := context.WithTimeout(p.base, storeTimeout)
 		defer cancel()
 		return p.readStore(ctx, key)
@@ -304,24 +333,47 @@ func (p *Provider) readStore(ctx context.Context, key account.Key) (*view, error
 	if errors.Is(err, ErrNotFound) {
 		return &view{key: key, gone: true}, nil
 	}
+	if err == nil {
+		err = r.unreadable
+	}
 	if err != nil {
 		return nil, err
 	}
 	v := p.learn(&r)
 	if !r.AnnouncePending {
-		p.shareView(ctx, v)
+		p.background(func(ctx context.Context) { p.shareView(ctx, v) })
 	}
 	return v, nil
+}
+
+// errUnreadable: the keyset doesn't open what the store has.
+var errUnreadable = errors.New("credentials can't be opened")
+
+func unreadable(key account.Key) *events.Error {
+	return unavailable(time.Minute, "%s: its credentials can't be opened with this worker's keyset", key)
 }
 
 // reading is a document as the store has it, opened.
 type reading struct {
 	account.Account // with the fingerprints of the credentials that are in it
 	credentials     account.Credentials
-	mark            mark // of L1 when the read or the write began
+	unreadable      error                // why credentials is empty although the document has some
+	stored          account.Fingerprints // as the document has them
+	mark            mark                 // of L1 when the read or the write began
 }
 
-// read returns the document from the store. ErrNotFound is noted in L1.
+// opened reads the document's credentials into r.
+func (p *Provider) opened(r reading) reading {
+	r.stored = r.Fingerprints
+	c, err := p.open(&r.Account)
+	if r.credentials = c; err != nil {
+		r.unreadable = fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return r
+}
+
+// read returns the document from the store, whether its credentials can be
+// opened or not. ErrNotFound is noted in L1.
 func (p *Provider) read(ctx context.Context, key account.Key) (reading, error) {
 	r := reading{mark: p.l1.mark(key)}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
@@ -333,8 +385,7 @@ func (p *Provider) read(ctx context.Context, key account.Key) (reading, error) {
 		}
 		return r, err
 	}
-	r.credentials, err = p.open(&r.Account)
-	return r, err
+	return p.opened(r), nil
 }
 
 // write is a compare-and-set on the document that was read.
@@ -345,9 +396,7 @@ func (p *Provider) write(ctx context.Context, r *reading, g account.Guard, c acc
 	if err != nil {
 		return reading{}, err
 	}
-	w := reading{Account: doc, mark: r.mark}
-	w.credentials, err = p.open(&w.Account)
-	return w, err
+	return p.opened(reading{Account: doc, mark: r.mark}), nil
 }
 
 // learn takes what was read from or written to the store into L1 and returns

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,10 +45,11 @@ func (p *Provider) unlisten(key account.Key, ch chan struct{}) {
 func (l *listeners) wake(key account.Key) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for k, set := range l.m {
-		if k != key && !key.IsZero() {
-			continue
-		}
+	sets := []map[chan struct{}]struct{}{l.m[key]}
+	if key.IsZero() {
+		sets = slices.Collect(maps.Values(l.m))
+	}
+	for _, set := range sets {
 		for ch := range set {
 			select {
 			case ch <- struct{}{}:
@@ -69,9 +72,14 @@ func (p *Provider) ObserveBump(b events.Bump) {
 // ObserveStatus takes note of a status event that was heard. It does not
 // block.
 func (p *Provider) ObserveStatus(e events.Status) {
-	if e.Code == events.StatusRefreshing && e.Until.After(p.clock.Now()) {
-		p.l1.update(e.Key, func(entry *l1Entry) { entry.busy = e.Until })
+	var busy time.Time // any other news ends it
+	if e.Code == events.StatusRefreshing {
+		policy, _ := p.endpoint.Policy(e.Key.Platform())
+		busy = p.clock.Now().Add(policy.Timeout)
+	} else if entry := p.l1.get(e.Key); entry == nil || entry.busy.IsZero() {
+		return
 	}
+	p.l1.update(e.Key, func(entry *l1Entry) { entry.busy = busy })
 }
 
 // Resync is called when bumps may have been missed: nothing is served from L1
@@ -95,6 +103,9 @@ func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) err
 		p.log.Warn("refreshed event for an account that the store does not have; ignored", "account", e.Key.String(), "version", e.Version)
 		return nil
 	}
+	if err == nil {
+		err = a.unreadable
+	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", e.Key, err)
 	}
@@ -114,24 +125,16 @@ func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) err
 
 // markPending gives a document that another program wrote what our own writes
 // have: a rev that peers can order by, fingerprints, a due time, and the mark
-// of an announcement.
+// of an announcement. Another refresh token is a login, as accounts.put's is.
 func (p *Provider) markPending(ctx context.Context, a *reading) (reading, error) {
-	policy, _ := p.endpoint.Policy(a.Key.Platform())
 	b := a.Clone()
-	b.AnnouncePending, b.Reason = true, string(events.ReasonExternal)
 	if !a.credentials.ExpiresAt.IsZero() {
 		b.ExpiresAt = millis(a.credentials.ExpiresAt)
 	}
-	b.IssuedAt, b.EarliestRefreshAt = time.Time{}, time.Time{}
-	b.RefreshAt = p.timing.refreshAt(&b, policy, p.random())
-	if floor, err := p.floor(ctx, a.Key); err == nil {
-		b.Rev = max(a.Rev, floor.Rev) + 1
-	} else {
-		b.Rev++
-	}
-	doc, err := p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev}, account.Change{
-		Fields: account.FieldAnnounce | account.FieldCredentials | account.FieldFingerprints | account.FieldRefreshAt | account.FieldRev, To: b, At: p.now(),
-	})
+	before := a.Account
+	before.Fingerprints = a.stored
+	p.login(&before, &b)
+	doc, err := p.raise(ctx, a, b, loginFields, events.ReasonExternal)
 	if err != nil {
 		return *a, fmt.Errorf("announce external change of %s: %w", a.Key, err)
 	}

@@ -87,8 +87,8 @@ func Decide(a *account.Account, over account.Version, reason events.Reason, s Si
 		return refuse(&events.Error{Code: events.CodeCoolingDown, Message: fmt.Sprintf("%s: %s", a.Key, text), RetryAfter: atLeast(until.Sub(r.Now))})
 	}
 	if rotation == nil {
-		if r.Exempt {
-			reason = events.ReasonRequest
+		if r.Exempt { // no hold of a version that has just come
+			v.issued = time.Time{}
 		}
 		if err := mayRefresh(v, reason, r.Now); err != nil {
 			return refuse(err)

@@ -126,7 +126,8 @@ type Record struct {
 	// From are the fingerprints of the tokens that the rotation started from.
 	From account.Fingerprints `json:"from"`
 	// Reason is why the rotation was begun.
-	Reason events.Reason `json:"reason"`
+	Reason   events.Reason `json:"reason"`
+	Operator bool          `json:"operator,omitempty"` // who asked for it
 	// Answer is the sealed [RawAnswer]. It is opaque to every journal.
 	Answer []byte `json:"answer"`
 }

@@ -355,7 +355,9 @@ func TestForcedHoldDoublesUpToTenMinutes(t *testing.T) {
 		for _, change := range []func(r *situation){
 			func(r *situation) { r.rules.Now = noon.Add(hold) },
 			func(r *situation) { r.rules.Exempt = true },
-			func(r *situation) { r.reason = events.ReasonExpiry },
+			func(r *situation) { // ahead of need: no version is refreshed in its first second
+				r.reason, r.rules.Now = events.ReasonExpiry, r.rules.Now.Add(time.Second)
+			},
 		} {
 			r := s
 			change(&r)

@@ -170,8 +170,12 @@ func (p *Provider) Close(ctx context.Context) error {
 	}
 	p.abort()
 	<-drained
+	var errs []error
 	if n := p.stats.undone.Load(); n > 0 {
-		return fmt.Errorf("%d answers of token endpoints are not in the store; they wait in the spool and the next start saves them", n)
+		errs = append(errs, fmt.Errorf("%d answers of token endpoints are not in the store; they wait in the spool or the journal and the next start saves them", n))
 	}
-	return nil
+	if n := p.stats.doubtful.Load(); n > 0 {
+		errs = append(errs, fmt.Errorf("the outcome of %d exchanges is saved nowhere; those accounts are in doubt", n))
+	}
+	return errors.Join(errs...)
 }

@@ -23,7 +23,11 @@ func (p *Provider) rotate(key account.Key, w want) error {
 	news := p.listen(key)
 	defer p.unlisten(key, news)
 	lease, held := p.tryLease(key)
-	defer func() { p.releaseLease(lease) }()
+	defer func() {
+		if lease != nil { // nobody waits for it to be given up
+			p.background(func(context.Context) { p.releaseLease(lease) })
+		}
+	}()
 	deadline := p.clock.Elapsed() + p.patience(key.Platform())
 	for poll := pollFirst; ; poll = min(2*poll, pollMax) {
 		if held && w.reason == events.ReasonExpiry {
@@ -31,6 +35,9 @@ func (p *Provider) rotate(key account.Key, w want) error {
 		}
 		again, err := p.advance(p.base, key, w, held)
 		if !again {
+			if err == nil {
+				p.sights.forget(key)
+			}
 			return err
 		}
 		if p.clock.Elapsed() > deadline {
@@ -78,9 +85,6 @@ func (p *Provider) tryLease(key account.Key) (lease Lease, held bool) {
 }
 
 func (p *Provider) releaseLease(lease Lease) {
-	if lease == nil {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.base), cacheTimeout)
 	defer cancel()
 	lease.Release(ctx)
@@ -96,6 +100,10 @@ func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bo
 	policy, known := p.endpoint.Policy(key.Platform())
 	rules := Rules{Now: p.clock.Now(), Timing: p.timing, Policy: policy, Force: w.force, Exempt: w.operator}
 	plan := Decide(&a.Account, w.over, w.reason, p.sights.look(&a.Account, p.clock.Elapsed()), rules)
+	if w.join && plan.Step != StepDone && plan.Step != StepWait {
+		p.l1.update(key, func(e *l1Entry) { e.busy = time.Time{} })
+		return false, nil // what was to be waited for is over
+	}
 	switch plan.Step {
 	case StepDone:
 		p.adopt(&a)
@@ -110,7 +118,7 @@ func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bo
 	}
 	if a.Rotation != nil {
 		// What was answered already must be saved before anything is sent.
-		switch found, err := p.replayAccount(ctx, key); {
+		switch found, err := p.replayAccount(ctx, key, a.Rotation.ID); {
 		case err != nil:
 			return false, p.blocked(&a, err)
 		case found:
@@ -121,7 +129,9 @@ func (p *Provider) advance(ctx context.Context, key account.Key, w want, held bo
 		return false, p.doubt(ctx, &a, plan.At)
 	}
 	if !known {
-		return false, unavailable(time.Minute, "%s: no provider %q is defined; add it to the file of --providers", key, key.Platform())
+		hold := unavailable(time.Minute, "%s: no provider %q is defined; add it to the file of --providers", key, key.Platform())
+		p.holdOff(&a, rules.Now.Add(time.Minute), hold)
+		return false, hold
 	}
 	return p.begin(ctx, &a, w, policy)
 }
@@ -135,7 +145,14 @@ func (p *Provider) deciding(ctx context.Context, key account.Key) (reading, erro
 		return a, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
 	case err != nil:
 		p.log.Warn("read store", "account", key.String(), "error", err)
-		return a, unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", key)
+		e := unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", key)
+		p.l1.update(key, func(entry *l1Entry) { entry.hold = &hold{p.clock.Now().Add(retrySoon), e} })
+		return a, e
+	case a.unreadable != nil:
+		e := unreadable(key)
+		p.holdOff(&a, p.clock.Now().Add(p.timing.LeaseTTL), e)
+		p.log.Error("credentials can't be opened", "account", key.String(), "error", a.unreadable)
+		return a, e
 	}
 	return a, nil
 }
@@ -162,7 +179,7 @@ func (p *Provider) refuse(ctx context.Context, a *reading, e *events.Error, now 
 		p.noteEnd(ctx, a)
 	}
 	if a.CooldownUntil.After(now) && e.Code == events.CodeCoolingDown {
-		p.holdOff(a.Key, a.CooldownUntil, e)
+		p.holdOff(a, a.CooldownUntil, e)
 	}
 	return e
 }
@@ -204,7 +221,7 @@ func (p *Provider) doubt(ctx context.Context, a *reading, until time.Time) error
 	// Not for long: an operator, a login or the lost worker may end it.
 	wait := min(until.Sub(p.clock.Now()), p.timing.LeaseTTL)
 	hold := unavailable(wait, "%s", text)
-	p.holdOff(a.Key, p.clock.Now().Add(wait), hold)
+	p.holdOff(a, p.clock.Now().Add(wait), hold)
 	return hold
 }
 
@@ -213,17 +230,28 @@ func (p *Provider) blocked(a *reading, cause error) error {
 	p.log.Error("journal blocks the exchange", "account", a.Key.String(), "error", cause)
 	p.tell(&a.Account, events.StatusJournalBlocked, "an answer of the token endpoint may wait in a journal that can't be read: "+cause.Error(), time.Time{})
 	hold := unavailable(p.timing.LeaseTTL, "%s: a journal record can't be read; nothing is sent before it can", a.Key)
-	p.holdOff(a.Key, p.clock.Now().Add(p.timing.LeaseTTL), hold)
+	p.holdOff(a, p.clock.Now().Add(p.timing.LeaseTTL), hold)
 	return hold
 }
 
 // begin writes the rotation's record and, if it won, makes the exchange.
 func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy) (again bool, err error) {
-	release, err := p.slot(ctx, a.Key, policy)
+	release, err := p.slot(ctx, a, policy, w.reason != events.ReasonExpiry)
 	if err != nil {
 		return false, err
 	}
-	defer release()
+	sent := false
+	defer func() {
+		if !sent {
+			p.spare(a.Key, policy)
+		}
+		release()
+	}()
+	select {
+	case <-p.stopping:
+		return false, errStopping()
+	default:
+	}
 	if err := p.storeBehind(ctx, a); err != nil {
 		return false, err
 	}
@@ -257,7 +285,8 @@ func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy)
 		}
 	}
 	crashAt("begun")
-	return false, p.exchange(ctx, &doc, w, policy, started)
+	sent = true
+	return false, p.exchange(ctx, &doc, w, policy, started, release)
 }
 
 // storeBehind refuses to exchange for a document that is older than what peers
@@ -273,6 +302,6 @@ func (p *Provider) storeBehind(ctx context.Context, a *reading) error {
 	p.log.Error("store is behind", "account", a.Key.String(), "version", a.Version, "announced", bump.Version)
 	p.tell(&a.Account, events.StatusStoreBehind, text, time.Time{})
 	hold := unavailable(p.timing.LeaseTTL, "%s: %s", a.Key, text)
-	p.holdOff(a.Key, p.clock.Now().Add(p.timing.LeaseTTL), hold)
+	p.holdOff(a, p.clock.Now().Add(p.timing.LeaseTTL), hold)
 	return hold
 }

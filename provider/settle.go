@@ -2,7 +2,6 @@ package provider
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,11 +17,10 @@ import (
 // certainly, in the store: call again.
 func (p *Provider) settle(ctx context.Context, rec Record, v Verdict) (result, err error) {
 	a, err := p.read(ctx, rec.Key)
-	if errors.Is(err, ErrNotFound) {
-		p.log.Warn("answer dropped: the account is gone", "account", rec.Key.String(), "rotation", rec.RotationID)
-		return &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", rec.Key)}, nil
+	if err == nil {
+		err = a.unreadable
 	}
-	if err != nil {
+	if err != nil { // also where there is no such account: a read alone drops no answer
 		return nil, err
 	}
 	if a.LastRotationID == rec.RotationID { // an earlier write of this one, whose outcome was unknown
@@ -51,8 +49,12 @@ func (p *Provider) settle(ctx context.Context, rec Record, v Verdict) (result, e
 
 // overtaken reports whether an answer has nothing left to save: the document
 // no longer holds the refresh token that was spent for it, or holds it with
-// another access token and the answer brought no other refresh token.
+// another access token and the answer brought no other refresh token. A
+// document older than the rotation overtakes nothing.
 func (p *Provider) overtaken(a *account.Account, rec Record, v Verdict) bool {
+	if a.Version < rec.FromVersion {
+		return false // the store has gone back in time; the answer is newer
+	}
 	if a.Deleted() || a.Fingerprints.Refresh != rec.From.Refresh {
 		return true
 	}
@@ -76,12 +78,15 @@ func (p *Provider) clear(ctx context.Context, a *reading) error {
 func (p *Provider) commit(ctx context.Context, a *reading, rec Record, v Verdict) (result, err error) {
 	policy, _ := p.endpoint.Policy(a.Key.Platform())
 	next := p.endpoint.Describe(a.Key.Platform(), a.credentials.Merge(v.Credentials))
+	if !next.ExpiresAt.IsZero() && !next.ExpiresAt.After(rec.At) {
+		next.ExpiresAt = time.Time{} // dead on arrival: some clock is wrong, and a loop would follow
+	}
 	b := a.Clone()
 	old := b.Fingerprints.Refresh
 	if err := p.setCredentials(&b, next); err != nil {
 		return nil, err
 	}
-	b.Version++
+	b.Version = max(a.Version, rec.FromVersion) + 1
 	if b.Fingerprints.Refresh != old {
 		b.Fingerprints = b.Fingerprints.WithSpent(old)
 	}
@@ -97,7 +102,10 @@ func (p *Provider) commit(ctx context.Context, a *reading, rec Record, v Verdict
 	}
 	b.ForcedStreak = 0
 	if rec.Reason == events.ReasonRejected || rec.Reason == events.ReasonForced {
-		b.ForcedStreak = a.ForcedStreak + 1
+		b.ForcedStreak = a.ForcedStreak
+		if !rec.Operator {
+			b.ForcedStreak++
+		}
 	}
 	b.RefreshAt = later(p.timing.refreshAt(&b, policy, p.random()), b.CooldownUntil)
 	b.AnnouncePending, b.Reason = true, string(rec.Reason)
@@ -107,7 +115,16 @@ func (p *Provider) commit(ctx context.Context, a *reading, rec Record, v Verdict
 	if a.Status == account.ReauthRequired { // never over an operator's switch
 		b.Status, guard.Rev, fields = account.Active, a.Rev, fields|account.FieldStatus
 	}
-	doc, err := p.write(ctx, a, guard, account.Change{Fields: fields, To: b, BumpRev: true, At: p.now()})
+	change := account.Change{Fields: fields, To: b, BumpRev: true, At: p.now()}
+	if a.Version < rec.FromVersion {
+		floor, err := p.floor(ctx, a.Key)
+		if err != nil {
+			return nil, err
+		}
+		change.To.Version, change.To.Rev = max(b.Version, floor.Version+1), max(a.Rev, floor.Rev)+1
+		change.Fields, change.BumpRev, guard.Rev = fields|account.FieldRev, false, a.Rev
+	}
+	doc, err := p.write(ctx, a, guard, change)
 	if err != nil {
 		return nil, err
 	}
@@ -154,9 +171,13 @@ func (p *Provider) fail(ctx context.Context, a *reading, rec Record, v Verdict) 
 	case fenced:
 		b.RefreshAt = p.now()
 	case Misconfigured:
-		b.LastError = &account.LastError{Code: v.Code, Message: v.Message, At: p.now()}
-		b.CooldownUntil = time.Time{}
-		e = unavailable(p.providerClosedFor(a.Key.Platform()), "%s: the provider is misconfigured: %s", a.Key, v.Message)
+		// The circuit keeps everybody off; the back-off is for an account whose
+		// own client or proxy it is.
+		p.charge(&b, v, policy)
+		e = unavailable(max(b.CooldownUntil.Sub(p.clock.Now()), p.closedFor(a.Key.Platform())), "%s: the provider is misconfigured: %s", a.Key, v.Message)
+		if !a.ownClient() {
+			b.CooldownUntil, b.Failures = time.Time{}, a.Failures
+		}
 		b.RefreshAt = millis(p.clock.Now().Add(e.RetryAfter))
 	default:
 		p.charge(&b, v, policy)
@@ -181,7 +202,7 @@ func (p *Provider) fail(ctx context.Context, a *reading, rec Record, v Verdict) 
 	case Misconfigured:
 		return e, nil
 	}
-	p.holdOff(a.Key, doc.CooldownUntil, e)
+	p.holdOff(&doc, doc.CooldownUntil, e)
 	p.tell(&doc.Account, code, v.Message, doc.CooldownUntil)
 	return e, nil
 }
@@ -225,7 +246,7 @@ func (p *Provider) reject(ctx context.Context, a *reading, rec Record, v Verdict
 	b.Failures, b.CooldownUntil = a.Failures+1, time.Time{}
 	b.LastError = &account.LastError{Code: code, Message: text, At: p.now()}
 	b.RefreshAt = time.Time{}
-	b.AnnouncePending, b.Reason = true, ""
+	b.AnnouncePending, b.Reason = true, pendingReason(&a.Account)
 	doc, err := p.write(ctx, a, account.Guard{Version: a.Version, Rev: a.Rev, Rotation: &rec.RotationID}, account.Change{
 		Fields: account.FieldStatus | account.FieldRotation | account.FieldLastRotation | account.FieldFingerprints |
 			account.FieldFailure | account.FieldRefreshAt | account.FieldAnnounce,

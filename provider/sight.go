@@ -21,6 +21,13 @@ type sighting struct {
 	changed   time.Duration // when its heartbeat was first seen at this value
 }
 
+// forget drops what is known of an account whose rotation has ended.
+func (s *sights) forget(key account.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, key)
+}
+
 // look notes the document's rotation and returns what is known of it.
 func (s *sights) look(a *account.Account, now time.Duration) Sight {
 	s.mu.Lock()

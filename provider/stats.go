@@ -31,7 +31,8 @@ type Exchange struct {
 type stats struct {
 	l1, shared, store, refresh atomic.Int64
 	bumps, journaled, replayed atomic.Int64
-	waiting, undone            atomic.Int64
+	waiting                    atomic.Int64
+	undone, doubtful           atomic.Int64 // outcomes that a stop left: in a journal, nowhere
 
 	mu        sync.Mutex // guards the maps
 	errors    map[events.Code]int64

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -68,13 +69,37 @@ func (p *Provider) refreshDue(ctx context.Context) {
 // rotateDue refreshes an account at the version that it has.
 func (p *Provider) rotateDue(key account.Key) error {
 	a, err := p.deciding(p.base, key)
-	if err != nil || a.Deleted() || a.RefreshAt.IsZero() || a.RefreshAt.After(p.clock.Now()) {
-		return err
+	if a.Key.IsZero() || a.Deleted() || a.RefreshAt.IsZero() || a.RefreshAt.After(p.clock.Now()) {
+		return err // no document, or it is no longer due
 	}
-	if e := p.l1.get(key); e != nil && e.hold != nil && e.hold.until.After(p.clock.Now()) {
-		return nil
+	if e := p.l1.get(key); err == nil && e != nil && e.hold != nil && e.hold.until.After(p.clock.Now()) {
+		err = e.hold.err
 	}
-	return p.rotate(key, want{over: a.Version, reason: events.ReasonExpiry})
+	if err == nil {
+		err = p.rotate(key, want{over: a.Version, reason: events.ReasonExpiry})
+	}
+	if e, ok := errors.AsType[*events.Error](err); ok && e.Code != events.CodeCoolingDown { // those are in the document
+		p.postpone(&a, e.RetryAfter)
+	}
+	return err
+}
+
+// Bounds on how far a due refresh that can't be had is put off.
+const (
+	minPostpone = 10 * time.Second
+	maxPostpone = 10 * time.Minute
+)
+
+// postpone puts a due refresh off that was refused for a reason that the
+// document doesn't have: those that can't be refreshed must not stand before
+// all others for ever. If the document has changed it has a due time of its own.
+func (p *Provider) postpone(a *reading, wait time.Duration) {
+	g := guardOf(&a.Account)
+	at := p.clock.Now().Add(min(max(wait, minPostpone), maxPostpone))
+	_, err := p.write(p.base, a, g, account.Change{Fields: account.FieldRefreshAt, To: account.Account{RefreshAt: millis(at)}, At: p.now()})
+	if err != nil && !errors.Is(err, ErrConflict) {
+		p.log.Debug("put off a due refresh", "account", a.Key.String(), "error", err)
+	}
 }
 
 // announcePending repeats announcements that a crash or a fault left open. One
@@ -92,7 +117,7 @@ func (p *Provider) announcePending(ctx context.Context) {
 	seen := map[account.Key]account.Rev{}
 	for _, key := range keys {
 		a, err := p.read(ctx, key)
-		if err != nil || !a.AnnouncePending {
+		if err != nil || a.unreadable != nil || !a.AnnouncePending {
 			continue
 		}
 		if p.pending[key] != a.Rev {
