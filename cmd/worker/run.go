@@ -132,6 +132,7 @@ func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
 	<-ctx.Done()
 	w.health.note(depWorker, errors.New("stopping"))
 	w.log.Info("worker stops; a second signal ends it at once")
+	stopSweeps() // nothing more is begun ahead of need
 	err = w.drain(onBus, p)
 	if err == nil {
 		w.log.Info("worker has stopped")
@@ -142,13 +143,16 @@ func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
 // drain stops in two phases: first nothing more is taken and what was taken is
 // answered, then the refreshes that run come to their end and are saved.
 func (w *worker) drain(onBus *bus.Worker, p *provider.Provider) error {
-	ctx, cancel := context.WithTimeout(context.Background(), w.slowest+drainMargin)
-	defer cancel()
 	var errs []error
-	if onBus != nil {
-		errs = append(errs, onBus.Drain(ctx))
+	phase := func(stop func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), w.slowest+drainMargin)
+		defer cancel()
+		errs = append(errs, stop(ctx))
 	}
-	errs = append(errs, p.Close(ctx))
+	if onBus != nil {
+		phase(onBus.Drain)
+	}
+	phase(p.Close)
 	if onBus != nil {
 		onBus.Close()
 	}
