@@ -56,12 +56,6 @@ func (fs *flights) start(key account.Key, f func() error) (fl *flight, joined bo
 	return fl, false
 }
 
-func (fs *flights) running(key account.Key) bool {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return fs.m[key] != nil
-}
-
 func (fs *flights) len() int {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

@@ -236,23 +236,6 @@ func TestUnreadableAccountCanBeRepaired(t *testing.T) {
 	}
 }
 
-func (f *fleet) overdue(t *testing.T, k account.Key, access, refresh string, since time.Duration) {
-	c, _ := account.DecodeCredentials([]byte(fmt.Sprintf(`{"access_token":%q,"refresh_token":%q}`, access, refresh)))
-	sealed, err := f.sealer.Seal(c.Encode(), []byte(k.String()+"|credentials|1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := f.clock.Now().UTC().Truncate(time.Millisecond)
-	err = f.store.Create(t.Context(), account.Account{
-		Key: k, Type: "oauth", Status: account.Active, Version: 1, Rev: 1, Credentials: sealed, SchemaVersion: 1,
-		Fingerprints: account.Fingerprints{Access: f.sealer.Fingerprint(c.AccessToken), Refresh: f.sealer.Fingerprint(c.RefreshToken)},
-		ExpiresAt:    now.Add(-since), RefreshAt: now.Add(-since), CreatedAt: now, UpdatedAt: now,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Tokens that seem to have ended when they come.
 func TestTokensDeadOnArrivalMakeNoLoop(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
@@ -261,7 +244,7 @@ func TestTokensDeadOnArrivalMakeNoLoop(t *testing.T) {
 	var n atomic.Int64
 	f.endpoint.InjectFunc(func(*http.Request) oauthtest.Fault {
 		i := n.Add(1)
-		claims := base64.RawURLEncoding.EncodeToString([]byte(fmt.Sprintf(`{"exp":%d,"n":%d}`, f.clock.Now().Add(-time.Minute).Unix(), i)))
+		claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d,"n":%d}`, f.clock.Now().Add(-time.Minute).Unix(), i))
 		return oauthtest.Refuse(200, fmt.Sprintf(`{"access_token":"e30.%s.s","refresh_token":"r%d"}`, claims, i), "Content-Type", "application/json")
 	})
 	began := time.Now()
@@ -294,11 +277,6 @@ func TestP9EndpointWithoutAnswersOpensTheCircuit(t *testing.T) {
 	if doubt > 10 {
 		t.Error("the circuit never opens")
 	}
-}
-
-type failingStore struct {
-	provider.Store
-	broken atomic.Bool
 }
 
 // The shared journal is tried once.
@@ -477,7 +455,7 @@ func TestExternalLoginHeals(t *testing.T) {
 	f.refused(p, "x", events.TokenRequest{}, events.CodeReauthRequired)
 	eventually(t, "announced", func() bool { return !f.doc("x").AnnouncePending })
 	_, refresh := f.endpoint.NewGrant("x")
-	c, _ := account.DecodeCredentials([]byte(fmt.Sprintf(`{"access_token":"old","refresh_token":%q,"expires_at":1}`, refresh)))
+	c, _ := account.DecodeCredentials(fmt.Appendf(nil, `{"access_token":"old","refresh_token":%q,"expires_at":1}`, refresh))
 	sealed, _ := f.sealer.Seal(c.Encode(), []byte("demo.x|credentials|1"))
 	a := f.doc("x")
 	if _, err := f.store.Update(t.Context(), key("x"), account.Guard{Version: a.Version}, account.Change{
@@ -578,7 +556,7 @@ func TestExternalLoginStartsWithoutTheDoubt(t *testing.T) {
 	eventually(t, "announced", func() bool { return !f.doc("x").AnnouncePending })
 	f.orphan("x")
 	_, refresh := f.endpoint.NewGrant("x")
-	c, _ := account.DecodeCredentials([]byte(fmt.Sprintf(`{"access_token":"old","refresh_token":%q,"expires_at":1}`, refresh)))
+	c, _ := account.DecodeCredentials(fmt.Appendf(nil, `{"access_token":"old","refresh_token":%q,"expires_at":1}`, refresh))
 	sealed, _ := f.sealer.Seal(c.Encode(), []byte("demo.x|credentials|1"))
 	a := f.doc("x")
 	if _, err := f.store.Update(t.Context(), key("x"), account.Guard{Version: a.Version}, account.Change{
