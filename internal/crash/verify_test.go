@@ -178,9 +178,16 @@ func (r *run) checkSends() (again int) {
 	return again
 }
 
+// slack is by how much the last heartbeat may be older than the request.
+const slack = time.Second
+
 // mayRepeat returns what forbids to send a refresh token again; "" for nothing.
 func (r *run) mayRepeat(first, second exchange) string {
-	if first.fate == pending || second.at.Before(first.finished) && first.fate == received {
+	apart := second.at.Sub(first.at)
+	if strings.HasPrefix(second.account, grace+".") && apart > leaseTTL-slack/4 {
+		return "" // whatever became of the first, if its worker was silent
+	}
+	if first.fate == pending || first.fate != unread && second.at.Before(first.finished) {
 		return "while the first is under way"
 	}
 	if first.fate == received {
@@ -191,14 +198,10 @@ func (r *run) mayRepeat(first, second exchange) string {
 	p := first.process
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	silent := !p.died.IsZero() && p.died.Before(second.at) && first.order == nil // nobody said that no answer comes
-	wait := leaseTTL + patience
-	if strings.HasPrefix(second.account, grace+".") {
-		wait = leaseTTL
-	}
-	// The last heartbeat may be older than the request by its way to the wire.
-	if d := second.at.Sub(first.at); silent && d < wait-time.Second {
-		return fmt.Sprintf("%s after the first, by a worker that can't know that the other is dead", d)
+	// A worker that lives says itself that no answer comes; of one that is dead
+	// its silence has to tell.
+	if died := !p.died.IsZero() && p.died.Before(second.at); died && first.order == nil && apart < leaseTTL+patience-slack {
+		return fmt.Sprintf("%s after the first, by a worker that can't know that the other is dead", apart)
 	}
 	return ""
 }
