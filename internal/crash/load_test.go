@@ -126,7 +126,7 @@ func (ld *load) ask(ctx context.Context, a *asker, l *login) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		ld.failed(l, tally, before, err)
+		ld.failed(l, tally, before, start, err)
 	default:
 		ld.got(l, tally, before, token, start, time.Since(start))
 		if token.Version < floor {
@@ -164,13 +164,13 @@ func (ld *load) got(l *login, t *tally, before served, token client.Token, start
 }
 
 // failed counts a look-up that brought no token. A living token existed if the
-// newest that anybody had been given before would still have served.
-func (ld *load) failed(l *login, t *tally, before served, err error) {
+// newest that anybody had been given before would have served when it was asked.
+func (ld *load) failed(l *login, t *tally, before served, start time.Time, err error) {
 	code := "other"
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		code = string(e.Code)
 	}
-	living := time.Until(before.ends) > minTTL+clockShift && !ld.fl.revoked(l)
+	living := before.ends.Sub(start) > minTTL+clockShift && !ld.fl.revoked(l)
 	ld.mu.Lock()
 	t.failed[code]++
 	if living {
@@ -183,7 +183,7 @@ func (ld *load) failed(l *login, t *tally, before served, err error) {
 	switch events.Code(code) {
 	case events.CodeUnavailable, events.CodeTimeout, events.CodeCoolingDown:
 	case events.CodeReauthRequired:
-		if living {
+		if living && time.Until(before.ends) > minTTL+clockShift {
 			ld.violation("P9: %s: %v, though version %d lives", l.key, err, before.version)
 		}
 	default:
