@@ -14,7 +14,7 @@ type Role string
 // The roles.
 const (
 	RoleWorker   Role = "worker"   // everything of tokenbus
-	RoleOperator Role = "operator" // admin verbs, events, discovery
+	RoleOperator Role = "operator" // admin verbs, events, discovery, news of an external change
 	RoleClient   Role = "client"   // token requests, bumps and status
 )
 
@@ -30,8 +30,10 @@ func permissions(role Role, subjects events.Subjects) *server.Permissions {
 	all := ownPrefix(subjects) + ">"
 	inbox := InboxPrefix(role) + ".>"
 	// The last bump of every account, also by the thousand: both forms of
-	// JetStream's direct get, on this one stream.
+	// JetStream's direct get, on this one stream, and what its libraries ask
+	// first. No consumers: those could send what is in the stream anywhere.
 	catchUp := []string{
+		"$JS.API.STREAM.INFO." + events.StreamBumps,
 		"$JS.API.DIRECT.GET." + events.StreamBumps,
 		"$JS.API.DIRECT.GET." + events.StreamBumps + "." + subjects.AllBumps(),
 	}
@@ -46,7 +48,7 @@ func permissions(role Role, subjects events.Subjects) *server.Permissions {
 		}
 		subscribe = []string{all, "$SRV.>"}
 	case RoleOperator:
-		publish = append(discovery, subjects.Admin(">"))
+		publish = append(discovery, subjects.Admin(">"), subjects.AllRefreshed()) // a login tool tells of what it wrote
 		publish = append(publish, catchUp...)
 		subscribe = []string{subjects.AllRefreshed(), subjects.AllBumps(), subjects.AllStatus()}
 	case RoleClient:

@@ -41,21 +41,21 @@ func TestRolePermissions(t *testing.T) {
 	}, {
 		role: bus.RoleOperator,
 		may: permission{
-			publish:   []string{"tokenbus.v1.admin.accounts.put", "tokenbus.v1.admin.accounts.list", "$SRV.PING", "$SRV.INFO.tokenbus-admin", "$SRV.STATS.tokenbus", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS.tokenbus.v1.bump." + key},
+			publish:   []string{"tokenbus.v1.admin.accounts.put", "tokenbus.v1.admin.accounts.list", "tokenbus.v1.refreshed." + key, "$JS.API.STREAM.INFO.TOKENBUS_BUMPS", "$SRV.PING", "$SRV.INFO.tokenbus-admin", "$SRV.STATS.tokenbus", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS.tokenbus.v1.bump." + key},
 			subscribe: []string{"tokenbus.v1.refreshed.>", "tokenbus.v1.status.>", "tokenbus.v1.bump.>", "_INBOX_operator.x"},
 		},
 		mayNot: permission{
-			publish:   []string{"tokenbus.v1.request." + key, "tokenbus.v1.bump." + key, "tokenbus.v1.refreshed." + key, "tokenbus.v1.status." + key, "$JS.API.INFO", "$JS.API.STREAM.INFO.TOKENBUS_BUMPS", "$JS.API.STREAM.DELETE.TOKENBUS_EVENTS", "$JS.API.CONSUMER.CREATE.TOKENBUS_EVENTS", "$JS.API.DIRECT.GET.KV_x.$KV.x.y", "$JS.API.STREAM.MSG.GET.KV_x", "$KV.bucket.key", "_INBOX_client.x", "_INBOX_worker.x", "other"},
+			publish:   []string{"tokenbus.v1.request." + key, "tokenbus.v1.bump." + key, "tokenbus.v1.status." + key, "$JS.API.INFO", "$JS.API.STREAM.INFO.TOKENBUS_EVENTS", "$JS.API.STREAM.DELETE.TOKENBUS_EVENTS", "$JS.API.CONSUMER.CREATE.TOKENBUS_EVENTS", "$JS.API.DIRECT.GET.KV_x.$KV.x.y", "$JS.API.STREAM.MSG.GET.KV_x", "$KV.bucket.key", "_INBOX_client.x", "_INBOX_worker.x", "other"},
 			subscribe: []string{">", "tokenbus.>", "tokenbus.v1.request.>", "tokenbus.v1.admin.>", "_INBOX_client.>", "_INBOX_worker.>", "_INBOX.>", "*.v1.request.>", "$SRV.>", "$KV.>", "$JS.>", "$SYS.>"},
 		},
 	}, {
 		role: bus.RoleClient,
 		may: permission{
-			publish:   []string{"tokenbus.v1.request." + key, "$JS.API.DIRECT.GET.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS.tokenbus.v1.bump." + key},
+			publish:   []string{"tokenbus.v1.request." + key, "$JS.API.STREAM.INFO.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_BUMPS.tokenbus.v1.bump." + key},
 			subscribe: []string{"tokenbus.v1.status.>", "tokenbus.v1.bump.>", "_INBOX_client.x"},
 		},
 		mayNot: permission{
-			publish:   []string{"tokenbus.v1.admin.accounts.list", "tokenbus.v1.admin.accounts.put", "tokenbus.v1.bump." + key, "tokenbus.v1.refreshed." + key, "tokenbus.v1.status." + key, "$SRV.PING", "$SRV.INFO.tokenbus", "$JS.API.INFO", "$JS.API.STREAM.INFO.TOKENBUS_BUMPS", "$JS.API.STREAM.MSG.GET.TOKENBUS_BUMPS", "$JS.API.STREAM.PURGE.TOKENBUS_BUMPS", "$JS.API.CONSUMER.CREATE.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_EVENTS", "$JS.API.DIRECT.GET.KV_x.$KV.x.y", "$KV.bucket.key", "$JS.ACK.x", "_INBOX_client.x", "_INBOX_worker.x", "other"},
+			publish:   []string{"tokenbus.v1.admin.accounts.list", "tokenbus.v1.admin.accounts.put", "tokenbus.v1.bump." + key, "tokenbus.v1.refreshed." + key, "tokenbus.v1.status." + key, "$SRV.PING", "$SRV.INFO.tokenbus", "$JS.API.INFO", "$JS.API.STREAM.INFO.TOKENBUS_EVENTS", "$JS.API.STREAM.MSG.GET.TOKENBUS_BUMPS", "$JS.API.STREAM.PURGE.TOKENBUS_BUMPS", "$JS.API.CONSUMER.CREATE.TOKENBUS_BUMPS", "$JS.API.DIRECT.GET.TOKENBUS_EVENTS", "$JS.API.DIRECT.GET.KV_x.$KV.x.y", "$KV.bucket.key", "$JS.ACK.x", "_INBOX_client.x", "_INBOX_worker.x", "other"},
 			subscribe: []string{">", "tokenbus.>", "tokenbus.v1.request.>", "tokenbus.v1.request." + key, "tokenbus.v1.refreshed.>", "tokenbus.v1.admin.>", "_INBOX_operator.>", "_INBOX_worker.>", "_INBOX.>", "*.>", "$SRV.>", "$KV.>", "$JS.>", "$SYS.>"},
 		},
 	}}

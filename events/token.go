@@ -2,6 +2,7 @@ package events
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -18,7 +19,7 @@ const (
 // TokenRequest asks for a token. The zero value means all defaults.
 type TokenRequest struct {
 	MinVersion      account.Version // never answer below this version
-	MinTTL          time.Duration   // the token must live this much longer; 0: the worker's default
+	MinTTL          time.Duration   // the token must live this much longer; 0: the worker's default, below a millisecond: any life will do
 	RejectedVersion account.Version // the API answered 401 to this version
 	KnownVersion    account.Version // answer "not modified" if this one is current
 	Timeout         time.Duration   // how long the asker waits; 0: DefaultTimeout
@@ -26,7 +27,7 @@ type TokenRequest struct {
 
 type tokenRequestJSON struct {
 	MinVersion      account.Version `json:"min_version,omitempty"`
-	MinTTL          Duration        `json:"min_ttl,omitempty"`
+	MinTTL          *Duration       `json:"min_ttl,omitempty"`
 	RejectedVersion account.Version `json:"rejected_version,omitempty"`
 	KnownVersion    account.Version `json:"known_version,omitempty"`
 	Timeout         Duration        `json:"timeout,omitempty"`
@@ -43,18 +44,22 @@ func DecodeTokenRequest(body []byte) (TokenRequest, error) {
 	if err := decode(body, &j); err != nil {
 		return TokenRequest{}, err
 	}
+	var minTTL time.Duration
+	if j.MinTTL != nil { // "0s" is not the default: it asks for any token that lives
+		minTTL = cmp.Or(time.Duration(*j.MinTTL), time.Nanosecond)
+	}
 	for _, f := range []struct {
 		name string
 		n    int64
 	}{
-		{"min_version", int64(j.MinVersion)}, {"min_ttl", int64(j.MinTTL)}, {"rejected_version", int64(j.RejectedVersion)},
+		{"min_version", int64(j.MinVersion)}, {"min_ttl", int64(minTTL)}, {"rejected_version", int64(j.RejectedVersion)},
 		{"known_version", int64(j.KnownVersion)}, {"timeout", int64(j.Timeout)},
 	} {
 		if f.n < 0 {
 			return TokenRequest{}, BadRequest(f.name + ": must not be negative")
 		}
 	}
-	r := TokenRequest{j.MinVersion, time.Duration(j.MinTTL), j.RejectedVersion, j.KnownVersion, time.Duration(j.Timeout)}
+	r := TokenRequest{j.MinVersion, minTTL, j.RejectedVersion, j.KnownVersion, time.Duration(j.Timeout)}
 	if r.Timeout == 0 {
 		r.Timeout = DefaultTimeout
 	}
@@ -67,7 +72,11 @@ func (r TokenRequest) Encode() []byte {
 	if r == (TokenRequest{}) || r == (TokenRequest{Timeout: DefaultTimeout}) {
 		return nil
 	}
-	out, _ := json.Marshal(tokenRequestJSON{r.MinVersion, Duration(r.MinTTL), r.RejectedVersion, r.KnownVersion, Duration(r.Timeout)})
+	var minTTL *Duration
+	if r.MinTTL != 0 {
+		minTTL = new(Duration(r.MinTTL))
+	}
+	out, _ := json.Marshal(tokenRequestJSON{r.MinVersion, minTTL, r.RejectedVersion, r.KnownVersion, Duration(r.Timeout)})
 	return out
 }
 

@@ -40,7 +40,6 @@ var rules = []rule{
 	{is2xx, whole, provider.Granted, "", "the endpoint granted new tokens"},
 	{is2xx, partly, provider.Unknown, "truncated", "the answer with new tokens was cut short"},
 	{is2xx, noAccess, provider.Unknown, "no_access_token", "the answer holds no access token"},
-	{is2xx, isDead, provider.Rejected, "", "the endpoint refuses this grant"},
 	{is2xx, codeIn(throttleCodes), provider.Throttled, "", "the endpoint asks to slow down"},
 	{is2xx, codeIn(busyCodes), provider.Transient, "", "the endpoint failed"},
 	{is2xx, codeIn(clientCodes), provider.Misconfigured, "", "the endpoint refuses this client or request"},
@@ -59,7 +58,11 @@ var rules = []rule{
 	{is4xx, codeIn(busyCodes), provider.Transient, "", "the endpoint failed"},
 	{is4xx, isPage, provider.Misconfigured, "html", "a web page came instead of an answer: is token_url right, is something in between?"},
 	{is4xx, cutBeforeCode, provider.Transient, "truncated", "the refusal was cut short before it said why"},
-	{is4xx, nil, provider.Misconfigured, "", "the endpoint refuses this client or request"},
+	{is4xx, codeIn(clientCodes), provider.Misconfigured, "", "the endpoint refuses this client or request"},
+	{is(404, 405), nil, provider.Misconfigured, "", "there is no token endpoint at this address"},
+	// Nobody knows what this is about: perhaps this account alone. It backs off,
+	// and the circuit opens if others run into it too.
+	{is4xx, nil, provider.Transient, "", "the endpoint refuses this request"},
 
 	{is(500, 503, 529), nil, provider.Transient, "", "the endpoint failed"},
 	{anyStatus, nil, provider.Unknown, "", "nobody can say what became of the request"},
@@ -70,7 +73,7 @@ var (
 	throttleCodes = []string{"rate_limit_error", "rate_limit_exceeded", "slow_down", "too_many_requests"}
 	busyCodes     = []string{"server_error", "temporarily_unavailable", "overloaded_error", "api_error"}
 	clientCodes   = []string{"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
-		"invalid_target", "invalid_request", "invalid_request_error", "access_denied"}
+		"invalid_target", "invalid_request", "invalid_request_error"}
 )
 
 func anyStatus(int) bool { return true }

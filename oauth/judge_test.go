@@ -62,14 +62,14 @@ func TestP9JudgeFailures(t *testing.T) {
 		{name: "unsupported grant type", platform: "xai", status: 400, body: `{"error":"unsupported_grant_type"}`, want: provider.Misconfigured, code: "unsupported_grant_type"},
 		{name: "invalid scope", platform: "xai", status: 400, body: `{"error":"invalid_scope"}`, want: provider.Misconfigured, code: "invalid_scope"},
 		{name: "openai code elsewhere", platform: "xai", status: 401, body: openaiError("refresh_token_reused"), want: provider.Misconfigured, code: "refresh_token_reused"},
-		{name: "dead code in the wrong place", platform: "xai", status: 400, body: `{"message":"invalid_grant","detail":{"error":"invalid_grant"}}`, want: provider.Misconfigured, code: "http_400"},
-		{name: "dead code that is no string", platform: "xai", status: 400, body: `{"error":["invalid_grant"],"code":400}`, want: provider.Misconfigured, code: "http_400"},
+		{name: "dead code in the wrong place", platform: "xai", status: 400, body: `{"message":"invalid_grant","detail":{"error":"invalid_grant"}}`, want: provider.Transient, code: "http_400"},
+		{name: "dead code that is no string", platform: "xai", status: 400, body: `{"error":["invalid_grant"],"code":400}`, want: provider.Transient, code: "http_400"},
 		{name: "dead code at another status", platform: "xai", status: 404, body: `{"error":"invalid_grant"}`, want: provider.Misconfigured, code: "invalid_grant"},
 		{name: "redirect 302", platform: "xai", status: 302, header: map[string]string{"Location": "https://login.example/?t=s3cr3t"}, want: provider.Misconfigured, code: "redirect"},
 		{name: "redirect 307", platform: "xai", status: 307, body: `{"error":"invalid_grant"}`, want: provider.Misconfigured, code: "redirect"},
 		{name: "404", platform: "anthropic", status: 404, body: `{"type":"error","error":{"type":"not_found_error"}}`, want: provider.Misconfigured, code: "not_found_error"},
 		{name: "405", platform: "xai", status: 405, want: provider.Misconfigured, code: "http_405"},
-		{name: "401 of nothing", platform: "xai", status: 401, want: provider.Misconfigured, code: "http_401"},
+		{name: "401 of nothing", platform: "xai", status: 401, want: provider.Transient, code: "http_401"},
 		{name: "403 web page", platform: "openai", status: 403, header: html, body: page, want: provider.Misconfigured, code: "html"},
 		{name: "403 web page that says invalid_grant", platform: "openai", status: 403, header: html, body: "<html>invalid_grant</html>", want: provider.Misconfigured, code: "html"},
 		{name: "200 web page", platform: "openai", status: 200, header: html, body: page, want: provider.Misconfigured, code: "html"},
@@ -114,7 +114,8 @@ func TestP9JudgeFailures(t *testing.T) {
 		{name: "200 odd token", platform: "xai", status: 200, body: `{"access_token":7}`, want: provider.Unknown, code: "no_access_token"},
 		{name: "200 cut", platform: "xai", status: 200, body: `{"access_tok`, want: provider.Unknown, code: "truncated"},
 		{name: "200 with an error nobody knows", platform: "xai", status: 200, body: `{"error":"try_the_moon"}`, want: provider.Unknown, code: "no_access_token"},
-		{name: "200 with a dead grant", platform: "xai", status: 200, body: `{"error":"invalid_grant"}`, want: provider.Rejected, code: "invalid_grant"},
+		{name: "200 with a dead grant: only a refusal is a proof", platform: "xai", status: 200, body: `{"error":"invalid_grant"}`, want: provider.Unknown, code: "no_access_token"},
+		{name: "a code of one endpoint's own", platform: "xai", status: 400, body: `{"error":"account_suspended"}`, want: provider.Transient, code: "account_suspended"},
 		{name: "200 slow down", platform: "kimi", status: 200, body: `{"error":"slow_down"}`, want: provider.Throttled, code: "slow_down"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -168,7 +169,7 @@ func TestJudgeUsesTheDefinitionsCodes(t *testing.T) {
 		t.Errorf("got %s %q", v.Outcome, v.Code)
 	}
 	raw.Body = []byte(`{"error":"invalid_grant"}`)
-	if v := c.Judge("mine", raw); v.Outcome != provider.Misconfigured {
+	if v := c.Judge("mine", raw); v.Outcome != provider.Transient {
 		t.Errorf("invalid_grant is not in the list: got %s", v.Outcome)
 	}
 }

@@ -13,6 +13,10 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 )
 
+// maxCredentials bounds a login, in bytes: it has to fit into messages several
+// times over.
+const maxCredentials = 128 << 10
+
 // casRounds is how often an operator's change is tried again when something
 // else changed the document in between.
 const casRounds = 8
@@ -39,8 +43,11 @@ func (p *Provider) readPut(r events.PutRequest) (account.Key, account.Credential
 	if r.Type != "oauth" {
 		return key, account.Credentials{}, events.BadRequest(`type: want "oauth"`)
 	}
-	if len(r.Credentials) == 0 {
+	switch n := len(r.Credentials); {
+	case n == 0:
 		return key, account.Credentials{}, events.BadRequest("credentials: missing")
+	case n > maxCredentials:
+		return key, account.Credentials{}, events.BadRequest(fmt.Sprintf("credentials: %d bytes, at most %d are taken", n, maxCredentials))
 	}
 	c, err := account.DecodeCredentials(json.RawMessage(r.Credentials))
 	if err != nil {
@@ -298,7 +305,7 @@ func (p *Provider) Patch(ctx context.Context, r events.PatchRequest) (events.Acc
 		}
 		// An edit is no login: it must not lift a restored document over what
 		// the fleet knows to be newer, and its spent refresh token with it.
-		if err := p.storeBehind(ctx, a); err != nil {
+		if _, err := p.storeBehind(ctx, a); err != nil {
 			return *a, err
 		}
 		return p.raise(ctx, a, b, account.FieldVersion|account.FieldCredentials|account.FieldLabel, events.ReasonExternal)

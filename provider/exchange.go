@@ -15,7 +15,7 @@ import (
 // exchange sends the refresh token of a begun rotation, once, and sees to it
 // that the outcome is written. It runs to its end whatever becomes of those
 // who wait. started is when the record's write was begun.
-func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Policy, started time.Duration, release func()) error {
+func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Policy, from account.Version, started time.Duration, release func()) error {
 	if !policy.ServeWhileRefreshing {
 		p.l1.update(a.Key, func(e *l1Entry) { e.busy = p.clock.Now().Add(policy.Timeout) })
 		p.tellNow(ctx, &a.Account, events.StatusRefreshing, "the endpoint ends the old access token during a refresh", p.clock.Now().Add(policy.Timeout))
@@ -26,7 +26,7 @@ func (p *Provider) exchange(ctx context.Context, a *reading, w want, policy Poli
 	// Whatever ends from here on, the outcome is kept.
 	ctx = context.WithoutCancel(ctx)
 	rec := Record{
-		Key: a.Key, RotationID: a.Rotation.ID, FromVersion: a.Version, Worker: p.worker, Host: p.host, At: p.now(),
+		Key: a.Key, RotationID: a.Rotation.ID, FromVersion: from, Worker: p.worker, Host: p.host, At: p.now(),
 		From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}, Reason: w.reason, Operator: w.operator,
 	}
 	verdict := unanswered(sendErr)

@@ -116,6 +116,10 @@ func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) err
 	if a.AnnouncePending {
 		return nil // one of this fleet's own: it is being announced, or the sweep repeats it
 	}
+	// The announcement may have been made while the document was read.
+	if bump, err := p.publisher.LastBump(ctx, e.Key); err == nil && bump.Version >= a.Version {
+		return nil
+	}
 	if a, err = p.markPending(ctx, &a); err != nil {
 		return err
 	}
@@ -133,7 +137,9 @@ func (p *Provider) markPending(ctx context.Context, a *reading) (reading, error)
 	}
 	before := a.Account
 	before.Fingerprints = a.stored
-	p.login(&before, &b)
+	if b.Fingerprints.Access != a.stored.Access || b.Fingerprints.Refresh != a.stored.Refresh {
+		p.login(&before, &b)
+	}
 	doc, err := p.raise(ctx, a, b, loginFields, events.ReasonExternal)
 	if err != nil {
 		return *a, fmt.Errorf("announce external change of %s: %w", a.Key, err)

@@ -572,3 +572,62 @@ func TestExternalLoginStartsWithoutTheDoubt(t *testing.T) {
 		t.Error("a new refresh token waits for the doubt about the old one")
 	}
 }
+
+// A forged bump, or a restored backup of an endpoint that doesn't rotate: an
+// operator can force the refresh, and versions go on above what was announced.
+func TestForceGetsPastAStoreThatIsBehind(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", time.Hour)
+	eventually(t, "announced", func() bool { return !f.doc("x").AnnouncePending })
+	if err := f.bus.Bump(t.Context(), events.Bump{Key: key("x"), Version: 50, Rev: 50}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Refresh(t.Context(), ref("x")); !errors.Is(err, &events.Error{Code: events.CodeUnavailable}) {
+		t.Errorf("without force: %v", err)
+	}
+	doc, err := p.Refresh(t.Context(), events.KeyRequest{Platform: "demo", ID: "x", Force: true})
+	if err != nil || doc.Version != 51 {
+		t.Fatalf("with force: version %d, %v", doc.Version, err)
+	}
+	eventually(t, "it is announced", func() bool {
+		b, err := f.bus.LastBump(t.Context(), key("x"))
+		return err == nil && b.Version == 51 && b.Rev > 50
+	})
+}
+
+// The worker's own event comes back before and after its bump: it is no news.
+func TestOwnRefreshedEventIsNoExternalChange(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	a, b := f.worker(), f.worker()
+	f.login(a, "x", -time.Second)
+	f.token(a, "x", events.TokenRequest{})
+	eventually(t, "announced", func() bool { return f.doc("x").Version == 2 && !f.doc("x").AnnouncePending })
+	before := f.doc("x")
+	// b has asked for the last bump before it was out, and reads the document
+	// after it was announced.
+	late := failing("LastBump", 0, 1, false)
+	f.bus.Fault.Set(late)
+	if err := b.ObserveRefreshed(t.Context(), events.Refreshed{Key: key("x"), Version: 2, By: "w1"}); err != nil {
+		t.Fatal(err)
+	}
+	if after := f.doc("x"); after.Rev != before.Rev || after.IssuedAt != before.IssuedAt {
+		t.Errorf("rev %d and issued at %s, before rev %d and %s", after.Rev, after.IssuedAt, before.Rev, before.IssuedAt)
+	}
+}
+
+func TestP6AnyLifeWillDo(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	access, _ := f.login(p, "x", 20*time.Second)
+	gate := make(chan struct{})
+	defer close(gate)
+	f.endpoint.Inject(oauthtest.Hold(gate))
+	req, err := events.DecodeTokenRequest([]byte(`{"min_ttl":"0s"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply := f.token(p, "x", req); reply.AccessToken.Reveal() != access {
+		t.Error("a living token is not served at once")
+	}
+}

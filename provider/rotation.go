@@ -252,8 +252,12 @@ func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy)
 		return false, errStopping()
 	default:
 	}
-	if err := p.storeBehind(ctx, a); err != nil {
+	from := a.Version
+	switch announced, err := p.storeBehind(ctx, a); {
+	case err != nil && !w.force:
 		return false, err
+	case err != nil:
+		from = announced // what comes of it counts on from there
 	}
 	r := &account.Rotation{
 		ID: rand.Text(), Worker: p.worker, Host: p.host, State: account.RotationBegun,
@@ -286,22 +290,24 @@ func (p *Provider) begin(ctx context.Context, a *reading, w want, policy Policy)
 	}
 	crashAt("begun")
 	sent = true
-	return false, p.exchange(ctx, &doc, w, policy, started, release)
+	return false, p.exchange(ctx, &doc, w, policy, from, started, release)
 }
 
 // storeBehind refuses to exchange for a document that is older than what peers
-// have been told: a restored backup holds a refresh token that is spent.
-func (p *Provider) storeBehind(ctx context.Context, a *reading) error {
+// have been told: a restored backup holds a refresh token that is spent. The
+// error comes with the announced version. An operator may force it all the
+// same.
+func (p *Provider) storeBehind(ctx context.Context, a *reading) (announced account.Version, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cacheTimeout)
 	defer cancel()
 	bump, err := p.publisher.LastBump(ctx, a.Key)
 	if err != nil || bump.Version <= a.Version {
-		return nil
+		return 0, nil // also without an answer: a stream that is down must not end all refreshes
 	}
-	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it", a.Version, bump.Version)
+	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it before a new login or a forced accounts.refresh", a.Version, bump.Version)
 	p.log.Error("store is behind", "account", a.Key.String(), "version", a.Version, "announced", bump.Version)
 	p.tell(&a.Account, events.StatusStoreBehind, text, time.Time{})
 	hold := unavailable(p.timing.LeaseTTL, "%s: %s", a.Key, text)
 	p.holdOff(a, p.clock.Now().Add(p.timing.LeaseTTL), hold)
-	return hold
+	return bump.Version, hold
 }

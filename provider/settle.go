@@ -172,10 +172,12 @@ func (p *Provider) fail(ctx context.Context, a *reading, rec Record, v Verdict) 
 		b.RefreshAt = p.now()
 	case Misconfigured:
 		// The circuit keeps everybody off; the back-off is for an account whose
-		// own client or proxy it is.
+		// own client or proxy it is, and for one that runs into the same again:
+		// it must not close the circuit for all by itself for ever.
+		again := a.LastError != nil && a.LastError.Code == v.Code
 		p.charge(&b, v, policy)
 		e = unavailable(max(b.CooldownUntil.Sub(p.clock.Now()), p.closedFor(a.Key.Platform())), "%s: the provider is misconfigured: %s", a.Key, v.Message)
-		if !a.ownClient() {
+		if !a.ownClient() && !again {
 			b.CooldownUntil, b.Failures = time.Time{}, a.Failures
 		}
 		b.RefreshAt = millis(p.clock.Now().Add(e.RetryAfter))
