@@ -13,7 +13,8 @@ import (
 
 // reporter turns the connection's callbacks into log lines and hooks.
 type reporter struct {
-	log *slog.Logger
+	log    *slog.Logger
+	inside bool // the server is in this process, and its URL means nothing
 
 	mu      sync.Mutex // held while a hook runs; guards refused
 	hooks   Hooks
@@ -25,7 +26,7 @@ type reporter struct {
 }
 
 func newReporter(c Config) *reporter {
-	return &reporter{log: c.logger().With("connection", c.Name), hooks: c.Hooks}
+	return &reporter{log: c.logger().With("connection", c.Name), hooks: c.Hooks, inside: c.Server != nil}
 }
 
 func (r *reporter) install(opts *nats.Options) {
@@ -51,7 +52,11 @@ func (r *reporter) connected(nc *nats.Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refused = false
-	r.log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
+	where := nc.ConnectedUrlRedacted()
+	if r.inside {
+		where = "in this process"
+	}
+	r.log.Info("connected to NATS", "server", where)
 	if r.hooks.Connected != nil {
 		r.hooks.Connected()
 	}
