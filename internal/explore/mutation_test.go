@@ -29,7 +29,7 @@ var mutations = []struct {
 		{"provider/rotation.go", "	plan := Decide(", "	a.Rotation = nil\n	plan := Decide("},
 	}},
 	{"a failed save is logged and forgotten", "expired", []edit{{"provider/exchange.go",
-		"		if !secured {\n			secured = p.secure(ctx, rec)", "		if true {\n			p.forget(ctx, rec, false)\n			return nil\n		}\n		if !secured {\n			secured = p.secure(ctx, rec)"}}},
+		"		if answered && !(disk && shared) {\n", "		if true {\n			p.forget(ctx, rec, false)\n			return nil\n		}\n		if answered && !(disk && shared) {\n"}}},
 	{"who gives up cancels the refresh", "", []edit{{"provider/flight.go", "	case <-ctx.Done():\n		return ctx.Err()", "	case <-ctx.Done():\n		p.abort()\n		return ctx.Err()"}}},
 	{"no record when the lease backend is down", "", []edit{
 		{"provider/rotation.go", "	return nil, errors.Is(err, ErrHeld)\n}", "	p.stats.undone.Store(1)\n	return nil, errors.Is(err, ErrHeld)\n}"},
