@@ -48,7 +48,8 @@ var layers = []struct {
 	{"provider/journaltest", "account events provider"},
 	{"lease/leasetest", "account provider lease"},
 	// Test rigs, in nobody's program.
-	{"internal", "account backoff events seal provider lease loginfile client spool oauth mongostore rediskv natskv bus internal"},
+	{"internal/memory", "account events provider"},
+	{"internal", "account backoff events seal provider lease loginfile client spool oauth mongostore rediskv natskv bus internal/memory"},
 }
 
 // drivers says who may import a module outside tests.

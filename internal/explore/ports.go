@@ -111,6 +111,8 @@ type lockPort struct{ *worker }
 
 func (p lockPort) Acquire(ctx context.Context, k account.Key) (provider.Lease, error) {
 	l, err := do(p.worker, "lease acquire", func() (provider.Lease, error) {
+		p.s.mu.Lock()
+		defer p.s.mu.Unlock()
 		if p.s.leaseEnds > 0 && p.s.now >= p.s.leaseEnds {
 			p.s.locker.Expire(k)
 		}
@@ -142,6 +144,12 @@ func (p leasePort) Release(ctx context.Context) {
 
 // abandon lets a lease that w no longer renews run out.
 func (s *sim) abandon(w *worker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abandonLocked(w)
+}
+
+func (s *sim) abandonLocked(w *worker) {
 	if s.leaseOf == w && s.leaseEnds == 0 {
 		s.leaseEnds = s.now + leaseTTL
 	}

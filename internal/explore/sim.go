@@ -372,7 +372,7 @@ func (s *sim) freeze(w *worker, frozen bool) {
 	defer s.mu.Unlock()
 	w.frozen = frozen
 	if frozen {
-		s.abandon(w)
+		s.abandonLocked(w)
 	}
 }
 
