@@ -232,7 +232,7 @@ func (p *Provider) existing(ctx context.Context, r events.KeyRequest, f func(con
 	}
 	return p.change(ctx, key, func(ctx context.Context, a *reading) (reading, error) {
 		if a == nil || a.Deleted() {
-			return reading{}, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
+			return reading{}, noAccount(key)
 		}
 		return f(ctx, a)
 	})

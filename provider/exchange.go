@@ -101,6 +101,9 @@ func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) e
 			disk, shared = p.secure(ctx, rec, disk, shared)
 			crashAt("journaled")
 		}
+		if errors.Is(err, ErrNotFound) && attempt >= goneAfter && (disk || shared) {
+			return noAccount(rec.Key) // its answer stays in the journal, should the store come back
+		}
 		select {
 		case <-p.clock.After(p.infra.Delay(attempt, p.random())):
 		case <-p.base.Done():
@@ -108,6 +111,13 @@ func (p *Provider) settleUntilDone(ctx context.Context, rec Record, v Verdict) e
 			return unavailable(retrySoon, "%s: the account store does not take the new credentials; they wait in the journal", rec.Key)
 		}
 	}
+}
+
+// goneAfter is how many looks it takes to believe that an account is gone.
+const goneAfter = 3
+
+func noAccount(key account.Key) *events.Error {
+	return &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
 }
 
 // leave counts what a stop leaves undone.

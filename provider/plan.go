@@ -63,7 +63,7 @@ func Decide(a *account.Account, over account.Version, reason events.Reason, s Si
 	refuse := func(e *events.Error) Plan { return Plan{Step: StepRefuse, Err: e} }
 	switch {
 	case v.gone:
-		return refuse(&events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", a.Key)})
+		return refuse(noAccount(a.Key))
 	case a.Status == account.Disabled:
 		return refuse(&events.Error{Code: events.CodeDisabled, Message: fmt.Sprintf("%s was disabled by an operator", a.Key)})
 	}
@@ -106,7 +106,8 @@ func Decide(a *account.Account, over account.Version, reason events.Reason, s Si
 func secondSendAt(a *account.Account, rotation *account.Rotation, s Sight, r Rules) time.Time {
 	// Within the grace period a second use is answered like the first. The
 	// record's own start is another clock's, so our own sight must not exceed
-	// the grace either; where clocks disagree the endpoint still only says no.
+	// the grace either. Where clocks disagree by more than what is left of the
+	// grace, a second use may come after it.
 	first := rotation.StartedAt
 	if !rotation.FirstStartedAt.IsZero() {
 		first = rotation.FirstStartedAt

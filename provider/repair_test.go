@@ -631,3 +631,28 @@ func TestP6AnyLifeWillDo(t *testing.T) {
 		t.Error("a living token is not served at once")
 	}
 }
+
+// The document vanishes in mid-exchange: nothing runs for ever, and the answer
+// waits.
+func TestP2AnswerToAVanishedAccountWaits(t *testing.T) {
+	for name, fault := range map[string]oauthtest.Fault{"granted": {}, "refused": oauthtest.Refuse(400, `{"error":"invalid_grant"}`)} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, oauthtest.Config{})
+			p := f.worker()
+			f.login(p, "x", 2*time.Minute)
+			eventually(t, "announced", func() bool { return !f.doc("x").AnnouncePending })
+			gate := make(chan struct{})
+			fault.Gate = gate
+			f.endpoint.Inject(fault)
+			f.token(p, "x", events.TokenRequest{})
+			eventually(t, "the request is there", func() bool { return f.endpoint.Stats().Requests == 1 })
+			f.store.Restore(nil)
+			close(gate)
+			eventually(t, "the flight has ended", func() bool { return p.Stats().Flights == 0 })
+			records, err := f.journal.Records(t.Context(), key("x"))
+			if want := map[string]int{"granted": 1}[name]; err != nil || len(records) != want {
+				t.Errorf("%d records wait, want %d (%v)", len(records), want, err)
+			}
+		})
+	}
+}

@@ -142,7 +142,7 @@ func (p *Provider) deciding(ctx context.Context, key account.Key) (reading, erro
 	a, err := p.read(ctx, key)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return a, &events.Error{Code: events.CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
+		return a, noAccount(key)
 	case err != nil:
 		p.log.Warn("read store", "account", key.String(), "error", err)
 		e := unavailable(retrySoon, "%s: the account store does not answer; nothing is sent that could not be saved", key)

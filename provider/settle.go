@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,7 +17,11 @@ import (
 // result is what those who wait get. err means that the outcome is not, or not
 // certainly, in the store: call again.
 func (p *Provider) settle(ctx context.Context, rec Record, v Verdict) (result, err error) {
+	brought := !v.Credentials.AccessToken.IsZero() || !v.Credentials.RefreshToken.IsZero()
 	a, err := p.read(ctx, rec.Key)
+	if errors.Is(err, ErrNotFound) && !brought {
+		return noAccount(rec.Key), nil
+	}
 	if err == nil {
 		err = a.unreadable
 	}
@@ -28,7 +33,6 @@ func (p *Provider) settle(ctx context.Context, rec Record, v Verdict) (result, e
 		return nil, nil
 	}
 	mine := a.Rotation != nil && a.Rotation.ID == rec.RotationID
-	brought := !v.Credentials.AccessToken.IsZero() || !v.Credentials.RefreshToken.IsZero()
 	switch {
 	case brought && p.overtaken(&a.Account, rec, v):
 		p.log.Warn("answer dropped: a newer login has won", "account", rec.Key.String(), "version", a.Version, "from_version", rec.FromVersion)
