@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fleet is everything that workers share, and an endpoint that rotates.
 type fleet struct {
-	t        *testing.T
+	t        testing.TB
 	store    *memory.Store
 	cache    *memory.Cache
 	locker   *memory.Locker
@@ -49,7 +49,7 @@ func (c *clock) advance(d time.Duration)                { c.offset.Add(int64(d))
 
 var birth = time.Now()
 
-func newFleet(t *testing.T, cfg oauthtest.Config) *fleet {
+func newFleet(t testing.TB, cfg oauthtest.Config) *fleet {
 	t.Helper()
 	f := &fleet{
 		t: t, store: &memory.Store{}, cache: &memory.Cache{}, locker: &memory.Locker{}, journal: &memory.Journal{}, bus: &memory.Bus{},
