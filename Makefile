@@ -3,6 +3,7 @@
 GO       ?= go
 FUZZTIME ?= 10s
 BENCH    ?= .
+E2E_STORM         ?= 60s
 EXPLORE_SCHEDULES ?= 100000
 EXPLORE_TIME      ?= 10m
 CRASH_ROTATIONS   ?= 200
@@ -22,6 +23,10 @@ test: test-deps ## run all tests with the race detector
 .PHONY: lint
 lint: ## check format and run the static checks
 	@GO="$(GO)" scripts/lint.sh
+
+.PHONY: storm
+storm: test-deps ## kill workers at random before a third party's authorization server (E2E_STORM, E2E_SEED)
+	TOKENBUS_TEST_REQUIRE=1 E2E_STORM=$(E2E_STORM) $(GO) test -race -count=1 -timeout 1h -v -run '^TestThirdPartyStorm$$' ./internal/e2e
 
 .PHONY: crash
 crash: test-deps ## break running workers at random, three times in a row (CRASH_ROTATIONS, CRASH_SEED)

@@ -18,17 +18,13 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 )
 
-// A run is as long as CRASH_ROTATIONS rotations take, and goes through all
-// faults once at least. Without, it is a taste of it. CRASH_SEED repeats one.
-const (
-	tasteRotations = 40
-	tasteFaults    = 4 // of each deck
-)
-
 const (
 	accountsOf = 10 // at strict and grace each; fewer where there are three platforms
 	tokenTTL   = 5 * time.Second
 )
+
+// A run is as long as CRASH_ROTATIONS rotations take, and goes through all
+// faults once at least. CRASH_SEED repeats one.
 
 func TestCrashEmbedded(t *testing.T) {
 	testRun(t, config{name: "accounts, cache and leases on NATS", workers: 3, ttl: tokenTTL})
@@ -53,14 +49,13 @@ func fromEnv(t *testing.T, name string) int {
 
 func testRun(t *testing.T, cfg config) {
 	rotations, seed := fromEnv(t, "CRASH_ROTATIONS"), uint64(fromEnv(t, "CRASH_SEED"))
+	if rotations == 0 {
+		t.Skip("random faults take a machine of their own: make crash")
+	}
 	if seed == 0 {
 		seed = rand.Uint64N(1 << 32)
 	}
 	t.Logf("CRASH_SEED=%d", seed)
-	most := 1 << 20
-	if rotations == 0 {
-		rotations, most = tasteRotations, tasteFaults
-	}
 	fl := newFleet(t, cfg)
 	for _, w := range fl.workers {
 		w.start(t)
@@ -91,7 +86,7 @@ func testRun(t *testing.T, cfg config) {
 
 	faulty := ld.phase()
 	began, before := time.Now(), fl.front.rotations()
-	r.faults(seed, before+rotations, most)
+	r.faults(seed, before+rotations)
 	lasted, rotated := time.Since(began), fl.front.rotations()-before
 	ld.phase() // what comes while the fleet recovers belongs to neither
 	losses := r.settle()
@@ -110,7 +105,7 @@ func testRun(t *testing.T, cfg config) {
 	if n := sum(quiet.failed); n > len(losses)*askers {
 		t.Errorf("%d look-ups failed while nothing was wrong: %v", n, quiet.failed)
 	}
-	if rotated < rotations && most > 100 {
+	if rotated < rotations {
 		t.Errorf("%d rotations, want %d", rotated, rotations)
 	}
 	r.report(seed, lasted, rotated, again, losses, faulty, quiet)
@@ -130,14 +125,14 @@ func (r *run) ready() {
 }
 
 // faults plays both decks until there were so many rotations.
-func (r *run) faults(seed uint64, until, most int) {
+func (r *run) faults(seed uint64, until int) {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	defer cancel()
 	var drivers sync.WaitGroup
 	for i, deck := range [][]fault{processDeck(r.fl.cfg), lineDeck(r.fl.cfg)} {
 		driver := *r
 		driver.rnd = rand.New(rand.NewPCG(seed, uint64(200+i)))
-		drivers.Go(func() { driver.drive(ctx, deck, most) })
+		drivers.Go(func() { driver.drive(ctx, deck) })
 	}
 	played := make(chan struct{})
 	go func() { drivers.Wait(); close(played) }()

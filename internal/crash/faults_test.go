@@ -91,10 +91,10 @@ func lineDeck(cfg config) []fault {
 }
 
 // drive plays the deck, again and again, until ctx ends and it was through
-// once, or most cards were played.
-func (r *run) drive(ctx context.Context, deck []fault, most int) {
+// once.
+func (r *run) drive(ctx context.Context, deck []fault) {
 	r.rnd.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
-	for n := 0; n < most && (n < len(deck) || ctx.Err() == nil); n++ {
+	for n := 0; n < len(deck) || ctx.Err() == nil; n++ {
 		card := deck[n%len(deck)]
 		began := time.Now()
 		done := card.do(r)
