@@ -77,7 +77,7 @@ type Provider struct {
 	abort    context.CancelFunc
 	stopping chan struct{} // closed when Close begins
 	stopOnce sync.Once
-	tasks    sync.WaitGroup // what background started
+	tasks    tasks
 }
 
 // New returns a Provider. All that is wrong with the configuration is reported
@@ -144,9 +144,30 @@ func New(cfg Config) (*Provider, error) {
 // now is the wall clock at the precision that stores keep.
 func (p *Provider) now() time.Time { return millis(p.clock.Now()) }
 
-// background runs f on its own goroutine, which Close waits for.
+// tasks are what runs beside requests and refreshes.
+type tasks struct {
+	mu     sync.Mutex // guards closed, and that nothing starts after it
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// close lets nothing more start, and waits for what runs.
+func (t *tasks) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.wg.Wait()
+}
+
+// background runs f on its own goroutine, which Close waits for. Once that
+// waits, f is not run at all: it must be something that is made up for
+// elsewhere, as an announcement is by the sweep and a lease by its end.
 func (p *Provider) background(f func(ctx context.Context)) {
-	p.tasks.Go(func() { f(p.base) })
+	p.tasks.mu.Lock()
+	defer p.tasks.mu.Unlock()
+	if !p.tasks.closed {
+		p.tasks.wg.Go(func() { f(p.base) })
+	}
 }
 
 // Close drains: no new refresh starts, those that run end, and their outcome
@@ -161,7 +182,7 @@ func (p *Provider) Close(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() {
 		p.flights.wg.Wait()
-		p.tasks.Wait()
+		p.tasks.close()
 		close(drained)
 	}()
 	select {
