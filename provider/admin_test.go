@@ -31,6 +31,7 @@ func TestP10PutRefusesBadInput(t *testing.T) {
 		"a negative one":   {`{"access_token":"a","expires_at":-5}`, "expires_at"},
 		"a proxy of ftp":   {`{"access_token":"a","proxy_url":"ftp://x"}`, "proxy_url"},
 		"a proxy of words": {`{"access_token":"a","proxy_url":"://"}`, "proxy_url"},
+		"200 kB":           {`{"access_token":"a","note":"` + strings.Repeat("x", 200<<10) + `"}`, "credentials"},
 	} {
 		_, err := p.Put(t.Context(), putRequest("x", []byte(tt.credentials)))
 		badRequest(t, what, err, tt.names)

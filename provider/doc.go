@@ -24,7 +24,7 @@
 // into the spool before it is even parsed; the new credentials are in the
 // store before anybody hears of them; and the announcement is repeated until
 // cache and stream have it. What to do next is decided by pure functions
-// ([Plan] for a rotation, the look-up's judgement for a request) over what was
+// ([Decide] for a rotation, the look-up's judgement for a request) over what was
 // read; everything else in this package is carrying it out.
 //
 // # What it does not trust

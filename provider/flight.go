@@ -92,8 +92,8 @@ func (p *Provider) refreshOrJoin(key account.Key, w want) (fl *flight, joined bo
 }
 
 // refreshBeside starts a refresh that nobody waits for.
-func (p *Provider) refreshBeside(v *view, reason events.Reason) {
-	p.refresh(v.key, want{over: v.version, reason: reason})
+func (p *Provider) refreshBeside(v *view) {
+	p.refresh(v.key, want{over: v.version, reason: events.ReasonRequest})
 }
 
 func ended(err error) *flight {

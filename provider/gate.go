@@ -40,9 +40,8 @@ func (p *Provider) gate(platform string, policy Policy) *gate {
 }
 
 // slot lets an exchange with the platform's endpoint pass, or says why not.
-// The caller releases it, and then has reported to judgeProvider what came of
-// the exchange, or to spare that there was none. patient says that somebody
-// waits.
+// The caller reports to judgeProvider what came of the exchange, or to spare
+// that there was none, and releases the slot. patient says that somebody waits.
 func (p *Provider) slot(ctx context.Context, a *reading, policy Policy, patient bool) (release func(), err error) {
 	key := a.Key
 	g := p.gate(key.Platform(), policy)

@@ -54,7 +54,7 @@ func (p *Provider) forget(ctx context.Context, rec Record, journaled bool) {
 	}
 }
 
-// withTimeout bounds a call of the shared journal.
+// withTimeout bounds a call that nobody waits for longer than for the store.
 func (p *Provider) withTimeout(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -65,19 +65,18 @@ func (p *Provider) withTimeout(ctx context.Context, f func(context.Context) erro
 // The error tells what could not be read.
 func (p *Provider) waiting(ctx context.Context, key account.Key) ([]Record, error) {
 	records, disk := p.spool.Records(ctx, key)
-	var shared error
-	_ = p.withTimeout(ctx, func(ctx context.Context) error {
-		var more []Record
-		more, shared = p.journal.Records(ctx, key)
+	shared := p.withTimeout(ctx, func(ctx context.Context) error {
+		more, err := p.journal.Records(ctx, key)
 		records = append(records, more...)
-		return nil
+		return err
 	})
 	return records, errors.Join(disk, shared)
 }
 
 // replayAccount settles what waits for the account, and reports whether an
-// answer to the given rotation was among it. An error means that something may wait and can't be read or
-// saved: nothing may be sent then. The caller is the account's flight.
+// answer to the given rotation was among it. An error means that something may
+// wait and can't be read or saved: nothing may be sent then. The caller is the
+// account's flight.
 func (p *Provider) replayAccount(ctx context.Context, key account.Key, rotationID string) (found bool, err error) {
 	records, err := p.waiting(ctx, key)
 	for _, rec := range records {

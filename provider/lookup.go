@@ -38,7 +38,7 @@ func (p *Provider) Cached(key account.Key, req events.TokenRequest) ([]byte, boo
 		return nil, false
 	}
 	if j.refresh {
-		p.refreshBeside(e.view, events.ReasonRequest)
+		p.refreshBeside(e.view)
 	}
 	p.stats.lookup(events.SourceL1)
 	if j.notModified {
@@ -62,7 +62,7 @@ type judgement struct {
 	wait        bool          // a refresh is needed first
 	refresh     bool          // serve, and refresh beside
 	notModified bool
-	reason      events.Reason // of the refresh
+	reason      events.Reason // of the refresh that is waited for
 	unsure      bool          // the view is too old for the request: ask the store
 	join        bool          // only wait for the refresh that runs
 }
@@ -103,7 +103,6 @@ func (p *Provider) judge(v *view, req events.TokenRequest, now time.Time) judgem
 		skew := p.timing.refreshSkew(v.lifetime)
 		return judgement{
 			refresh: left <= skew && v.refreshable() && !v.earliest.After(now), notModified: req.KnownVersion == v.version,
-			reason: events.ReasonRequest,
 		}
 	}
 	if err := mayRefresh(v, reason, now); err != nil {
@@ -180,7 +179,7 @@ func (p *Provider) token(ctx context.Context, key account.Key, req events.TokenR
 		}
 		if !j.wait {
 			if j.refresh {
-				p.refreshBeside(v, j.reason)
+				p.refreshBeside(v)
 			}
 			if waited {
 				source = events.SourceRefresh

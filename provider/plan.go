@@ -28,9 +28,8 @@ type Plan struct {
 	At   time.Time     // of StepInDoubt: when a second send is allowed; wall clock
 }
 
-// Sight is what this worker has itself seen of a rotation's record. All three
-// are measured on its own monotonic clock; clocks of workers are never
-// compared.
+// Sight is what this worker has itself seen of a rotation's record, both
+// measured on its own monotonic clock; clocks of workers are never compared.
 type Sight struct {
 	Known time.Duration // since it first saw this rotation
 	Still time.Duration // since it saw the heartbeat change

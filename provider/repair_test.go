@@ -657,3 +657,40 @@ func TestP2AnswerToAVanishedAccountWaits(t *testing.T) {
 		})
 	}
 }
+
+// An account that runs into the same misconfiguration again backs off by
+// itself, so that it doesn't close the circuit for everybody for ever.
+func TestP9TheSameMisconfigurationAgainBacksOff(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", -time.Second)
+	for round := range 2 {
+		f.endpoint.Inject(oauthtest.Refuse(401, `{"error":"invalid_client"}`))
+		f.refused(p, "x", events.TokenRequest{}, events.CodeUnavailable)
+		if a := f.doc("x"); a.CooldownUntil.IsZero() != (round == 0) || a.Status != account.Active {
+			t.Errorf("round %d: cool-down until %v, status %s", round, a.CooldownUntil, a.Status)
+		}
+		f.clock.advance(10 * time.Minute)
+	}
+}
+
+// What an operator forces doesn't count against the askers.
+func TestOperatorsRefreshDoesNotCountAsForced(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", time.Hour)
+	for range 2 {
+		if _, err := p.Refresh(t.Context(), ref("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := f.doc("x").ForcedStreak; n != 0 {
+		t.Errorf("a streak of %d", n)
+	}
+	f.token(p, "x", events.TokenRequest{})
+	f.clock.advance(time.Minute)
+	f.token(p, "x", events.TokenRequest{RejectedVersion: 3})
+	if n := f.doc("x").ForcedStreak; n != 1 {
+		t.Errorf("a streak of %d after a rejected version", n)
+	}
+}

@@ -102,7 +102,7 @@ func (p *Provider) commit(ctx context.Context, a *reading, rec Record, v Verdict
 	b.Rotation, b.LastRotationID = nil, rec.RotationID
 	b.Failures, b.CooldownUntil, b.LastError = 0, time.Time{}, nil
 	if v.Outcome != Granted {
-		p.charge(&b, v, policy)
+		p.charge(&b, v)
 	}
 	b.ForcedStreak = 0
 	if rec.Reason == events.ReasonRejected || rec.Reason == events.ReasonForced {
@@ -153,7 +153,7 @@ func lifetime(v Verdict, expires, issued time.Time) time.Duration {
 }
 
 // charge records a failure and when the next attempt is due.
-func (p *Provider) charge(a *account.Account, v Verdict, policy Policy) {
+func (p *Provider) charge(a *account.Account, v Verdict) {
 	a.Failures++
 	wait := max(p.backoff.Delay(a.Failures, p.random()), v.RetryAfter)
 	a.CooldownUntil = millis(p.clock.Now().Add(wait))
@@ -179,14 +179,14 @@ func (p *Provider) fail(ctx context.Context, a *reading, rec Record, v Verdict) 
 		// own client or proxy it is, and for one that runs into the same again:
 		// it must not close the circuit for all by itself for ever.
 		again := a.LastError != nil && a.LastError.Code == v.Code
-		p.charge(&b, v, policy)
+		p.charge(&b, v)
 		e = unavailable(max(b.CooldownUntil.Sub(p.clock.Now()), p.closedFor(a.Key.Platform())), "%s: the provider is misconfigured: %s", a.Key, v.Message)
 		if !a.ownClient() && !again {
 			b.CooldownUntil, b.Failures = time.Time{}, a.Failures
 		}
 		b.RefreshAt = millis(p.clock.Now().Add(e.RetryAfter))
 	default:
-		p.charge(&b, v, policy)
+		p.charge(&b, v)
 		b.RefreshAt = b.CooldownUntil
 		e = &events.Error{Code: events.CodeCoolingDown, RetryAfter: atLeast(b.CooldownUntil.Sub(p.clock.Now())),
 			Message: fmt.Sprintf("%s: a refresh failed and its back-off runs: %s", a.Key, v.Message)}
