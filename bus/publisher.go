@@ -13,7 +13,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // PublisherConfig configures a [Publisher]. All fields but Logger are needed.
@@ -27,14 +27,14 @@ type PublisherConfig struct {
 }
 
 // Publisher publishes events to their streams. It implements
-// [provider.Publisher] and is safe for concurrent use.
+// [ledger.Publisher] and is safe for concurrent use.
 type Publisher struct {
 	cfg PublisherConfig
 	js  jetstream.JetStream
 	log *slog.Logger
 }
 
-var _ provider.Publisher = (*Publisher)(nil)
+var _ ledger.Publisher = (*Publisher)(nil)
 
 // publishTimeout is the patience with a stream where the caller's context sets
 // no end.
@@ -56,7 +56,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	return p, nil
 }
 
-// Refreshed implements [provider.Publisher]. An event of the same account and
+// Refreshed implements [ledger.Publisher]. An event of the same account and
 // version within the stream's duplicate window is stored once.
 func (p *Publisher) Refreshed(ctx context.Context, e events.Refreshed) error {
 	msg := &nats.Msg{Subject: p.cfg.Subjects.Refreshed(e.Key), Header: e.Header(), Data: e.Encode()}
@@ -66,7 +66,7 @@ func (p *Publisher) Refreshed(ctx context.Context, e events.Refreshed) error {
 	return nil
 }
 
-// Status implements [provider.Publisher]. The same event is stored once
+// Status implements [ledger.Publisher]. The same event is stored once
 // within the stream's duplicate window.
 func (p *Publisher) Status(ctx context.Context, e events.Status) error {
 	header := nats.Header(e.Header(p.cfg.Source))
@@ -77,7 +77,7 @@ func (p *Publisher) Status(ctx context.Context, e events.Status) error {
 	return nil
 }
 
-// Bump implements [provider.Publisher]. It is a compare-and-set on the last
+// Bump implements [ledger.Publisher]. It is a compare-and-set on the last
 // bump of the account: what arrives late can't replace what is newer.
 func (p *Publisher) Bump(ctx context.Context, e events.Bump) error {
 	subject := p.cfg.Subjects.Bump(e.Key)
@@ -86,7 +86,7 @@ func (p *Publisher) Bump(ctx context.Context, e events.Bump) error {
 		switch {
 		case errors.Is(err, errUnreadable):
 			p.log.Warn("the stream's last bump can't be read and is replaced", "account", e.Key.String(), "sequence", seq)
-		case err != nil && !errors.Is(err, provider.ErrNotFound):
+		case err != nil && !errors.Is(err, ledger.ErrNotFound):
 			return fmt.Errorf("publish bump of %s: %w", e.Key, err)
 		case err == nil && last.Rev >= e.Rev:
 			return nil
@@ -109,7 +109,7 @@ func (p *Publisher) Bump(ctx context.Context, e events.Bump) error {
 	}
 }
 
-// LastBump implements [provider.Publisher]. It asks the stream's leader.
+// LastBump implements [ledger.Publisher]. It asks the stream's leader.
 func (p *Publisher) LastBump(ctx context.Context, key account.Key) (events.Bump, error) {
 	b, _, err := p.lastBump(ctx, key)
 	if err != nil {
@@ -152,7 +152,7 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 	}
 	if e := answer.Error; e != nil {
 		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return events.Bump{}, 0, provider.ErrNotFound
+			return events.Bump{}, 0, ledger.ErrNotFound
 		}
 		return events.Bump{}, 0, e
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // violationLogger sends the error of each permission violation.
@@ -107,7 +107,7 @@ func TestBumpReplacesWhatCannotBeRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := js.Publish(t.Context(), subjects(t).Bump(key(t, "openai.a")), garbage)
 			check(t, err)
-			if b, err := p.LastBump(t.Context(), key(t, "openai.a")); err == nil || errors.Is(err, provider.ErrNotFound) {
+			if b, err := p.LastBump(t.Context(), key(t, "openai.a")); err == nil || errors.Is(err, ledger.ErrNotFound) {
 				t.Errorf("last bump is %+v, %v", b, err)
 			}
 			check(t, p.Bump(t.Context(), bump(t, 7)))
@@ -123,7 +123,7 @@ func TestBumpReplacesWhatCannotBeRead(t *testing.T) {
 func TestLastBumpOfNobody(t *testing.T) {
 	nc := as(t, startServer(t), bus.RoleWorker)
 	streams(t, nc)
-	if _, err := publisher(t, nc).LastBump(t.Context(), key(t, "openai.a")); !errors.Is(err, provider.ErrNotFound) {
+	if _, err := publisher(t, nc).LastBump(t.Context(), key(t, "openai.a")); !errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -2,8 +2,11 @@ package events
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/tokenbus/tokenbus/account"
 )
 
 // Code is the code of an error reply.
@@ -65,6 +68,37 @@ func (e *Error) Is(target error) bool {
 
 // BadRequest returns the error for input that is wrong.
 func BadRequest(message string) *Error { return &Error{Code: CodeBadRequest, Message: message} }
+
+// NotFound returns the error for an account that does not exist.
+func NotFound(key account.Key) *Error {
+	return &Error{Code: CodeNotFound, Message: fmt.Sprintf("no account %s", key)}
+}
+
+// Unavailable returns the error for something that is out of reach and worth
+// another try after a while.
+func Unavailable(after time.Duration, format string, args ...any) *Error {
+	return &Error{Code: CodeUnavailable, Message: fmt.Sprintf(format, args...), RetryAfter: Soonest(after)}
+}
+
+// CoolingDown returns the error for an account that is left alone for a while.
+func CoolingDown(after time.Duration, format string, args ...any) *Error {
+	return &Error{Code: CodeCoolingDown, Message: fmt.Sprintf(format, args...), RetryAfter: Soonest(after)}
+}
+
+// ReauthRequired returns the error for a grant that is dead. why is a code and
+// text a line for people.
+func ReauthRequired(key account.Key, why, text string) *Error {
+	return &Error{Code: CodeReauthRequired, Message: fmt.Sprintf("%s: a person must log in again (%s: %s)", key, why, text)}
+}
+
+// RetrySoon is the retry_after where nothing better is known.
+const RetrySoon = time.Second
+
+// Soonest makes a duration fit for retry_after: whole milliseconds, and never
+// so short that callers spin.
+func Soonest(d time.Duration) time.Duration {
+	return max(d.Round(time.Millisecond), 100*time.Millisecond)
+}
 
 type errorJSON struct {
 	Code       Code     `json:"code"`

@@ -27,7 +27,7 @@ type Token struct {
 // Names are account keys.
 //
 // Acquire, Renew and Release are one atomic compare-and-set each. ErrHeld
-// (package provider), ErrLost and ErrNotFound (package provider) are certain
+// (package refresh), ErrLost and ErrNotFound (package ledger) are certain
 // answers. After any other error the outcome is unknown: the call may have
 // been carried out, or still be on its way. A backend gives up by the
 // context's deadline or its own, whichever is sooner.
@@ -37,7 +37,7 @@ type Backend interface {
 	// TTL returns how long a lease lives after Acquire and after each Renew.
 	// It never changes.
 	TTL() time.Duration
-	// Acquire takes the lease for owner, or returns provider.ErrHeld. If
+	// Acquire takes the lease for owner, or returns refresh.ErrHeld. If
 	// owner has it already, it is left as it is and its token returned: so a
 	// repeated call does no harm.
 	Acquire(ctx context.Context, name, owner string) (Token, error)
@@ -48,6 +48,6 @@ type Backend interface {
 	// the current hold; then nothing changes.
 	Release(ctx context.Context, name string, token Token) error
 	// Read returns the token of the current hold, whoever has it, or
-	// provider.ErrNotFound. It does not read from a replica that may lag.
+	// ledger.ErrNotFound. It does not read from a replica that may lag.
 	Read(ctx context.Context, name string) (Token, error)
 }

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // releaseTimeout bounds a release. One that fails does no harm: the lease ends
@@ -120,7 +120,7 @@ var errRaced = errors.New("renewal raced with an earlier one")
 func (h *hold) readBack(ctx context.Context) error {
 	token, err := h.locker.backend.Read(ctx, h.name)
 	switch {
-	case errors.Is(err, provider.ErrNotFound):
+	case errors.Is(err, ledger.ErrNotFound):
 		return ErrLost
 	case err != nil:
 		return err

@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // Config is what a [Locker] needs.
@@ -31,7 +32,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Locker implements provider.Locker over a [Backend]. It is safe for
+// Locker implements refresh.Locker over a [Backend]. It is safe for
 // concurrent use and owns no goroutine of its own; each lease has one, from
 // Acquire until Release.
 type Locker struct {
@@ -43,7 +44,7 @@ type Locker struct {
 	log     *slog.Logger
 }
 
-var _ provider.Locker = (*Locker)(nil)
+var _ refresh.Locker = (*Locker)(nil)
 
 // New returns a Locker, or an error that names every problem of cfg.
 func New(cfg Config) (*Locker, error) {
@@ -76,12 +77,12 @@ func New(cfg Config) (*Locker, error) {
 	return l, nil
 }
 
-// Acquire takes the lease on the account, or returns provider.ErrHeld. An
+// Acquire takes the lease on the account, or returns refresh.ErrHeld. An
 // attempt whose outcome is unknown is repeated once, under the same owner, so
 // that it finds what the first may have left. It takes a third of the TTL at
 // most. The lease outlives ctx: only Release ends it, or the end of this
 // process.
-func (l *Locker) Acquire(ctx context.Context, key account.Key) (provider.Lease, error) {
+func (l *Locker) Acquire(ctx context.Context, key account.Key) (refresh.Lease, error) {
 	h := &hold{locker: l, name: key.String(), owner: l.owner + "/" + rand.Text()}
 	bounded, cancel := context.WithTimeout(ctx, l.ttl/3)
 	defer cancel()
@@ -100,5 +101,5 @@ func (l *Locker) Acquire(ctx context.Context, key account.Key) (provider.Lease, 
 
 // unknown reports whether err leaves open what became of a call.
 func unknown(err error) bool {
-	return err != nil && !errors.Is(err, provider.ErrHeld) && !errors.Is(err, provider.ErrNotFound) && !errors.Is(err, ErrLost)
+	return err != nil && !errors.Is(err, refresh.ErrHeld) && !errors.Is(err, ledger.ErrNotFound) && !errors.Is(err, ErrLost)
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/lease/leasetest"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 var errDown = errors.New("backend is down")
@@ -107,15 +108,15 @@ func TestAcquireErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := locker(t, lease.Config{Backend: b})
-	if _, err := l.Acquire(t.Context(), key); !errors.Is(err, provider.ErrHeld) {
-		t.Errorf("held: got %v, want %v", err, provider.ErrHeld)
+	if _, err := l.Acquire(t.Context(), key); !errors.Is(err, refresh.ErrHeld) {
+		t.Errorf("held: got %v, want %v", err, refresh.ErrHeld)
 	}
 	var calls atomic.Int64
 	down := locker(t, lease.Config{Backend: &leasetest.Faulty{Backend: b, Hook: func(string) (bool, error) {
 		calls.Add(1)
 		return false, errDown
 	}}})
-	if _, err := down.Acquire(t.Context(), key); !errors.Is(err, errDown) || errors.Is(err, provider.ErrHeld) {
+	if _, err := down.Acquire(t.Context(), key); !errors.Is(err, errDown) || errors.Is(err, refresh.ErrHeld) {
 		t.Errorf("down: got %v, want %v", err, errDown)
 	}
 	if calls.Load() != 2 {
@@ -150,8 +151,8 @@ func TestLeaseOutlivesAcquireContext(t *testing.T) {
 		return now.Revision >= first.Revision+2
 	})
 	h.Release(ctx) // ended, too
-	if _, err := b.Read(t.Context(), "openai.a"); !errors.Is(err, provider.ErrNotFound) {
-		t.Errorf("after Release with an ended context: got %v, want %v", err, provider.ErrNotFound)
+	if _, err := b.Read(t.Context(), "openai.a"); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("after Release with an ended context: got %v, want %v", err, ledger.ErrNotFound)
 	}
 }
 
@@ -180,7 +181,7 @@ func TestLostLease(t *testing.T) {
 	h.Release(t.Context())
 	if now, err := b.Read(t.Context(), "openai.a"); err != nil || now.Owner != "other" {
 		// The other doesn't renew: it may have ended by now, but not changed.
-		if !errors.Is(err, provider.ErrNotFound) {
+		if !errors.Is(err, ledger.ErrNotFound) {
 			t.Errorf("the other's lease: got %+v, %v", now, err)
 		}
 	}
@@ -250,8 +251,8 @@ func TestReleaseCutsRenewalShort(t *testing.T) {
 	h := acquire(t, lease.Config{Backend: hanging})
 	<-hanging.entered
 	h.Release(t.Context())
-	if _, err := mem.Read(t.Context(), "openai.a"); !errors.Is(err, provider.ErrNotFound) {
-		t.Errorf("after Release: got %v, want %v", err, provider.ErrNotFound)
+	if _, err := mem.Read(t.Context(), "openai.a"); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("after Release: got %v, want %v", err, ledger.ErrNotFound)
 	}
 }
 
@@ -279,7 +280,7 @@ func locker(t *testing.T, cfg lease.Config) *lease.Locker {
 	return l
 }
 
-func acquire(t *testing.T, cfg lease.Config) provider.Lease {
+func acquire(t *testing.T, cfg lease.Config) refresh.Lease {
 	t.Helper()
 	h, err := locker(t, cfg).Acquire(t.Context(), mustKey("openai.a"))
 	if err != nil {

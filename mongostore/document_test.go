@@ -15,8 +15,8 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/internal/rig"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
 	"github.com/tokenbus/tokenbus/mongostore"
-	"github.com/tokenbus/tokenbus/provider/storetest"
 )
 
 var update = flag.Bool("update", false, "write the golden files")

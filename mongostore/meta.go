@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tokenbus/tokenbus/ledger"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
-
-	"github.com/tokenbus/tokenbus/provider"
 )
 
 // CheckValue returns the fleet's value of that name. If there is none, it
 // stores and returns create; if that is nil too, it returns
-// provider.ErrNotFound. Of many callers at once one stores its value and all
+// ledger.ErrNotFound. Of many callers at once one stores its value and all
 // get it.
 func (s *Store) CheckValue(ctx context.Context, name string, create []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -25,7 +24,7 @@ func (s *Store) CheckValue(ctx context.Context, name string, create []byte) ([]b
 	}
 	switch {
 	case errors.Is(err, mongo.ErrNoDocuments):
-		return nil, fmt.Errorf("check value %s: %w", name, provider.ErrNotFound)
+		return nil, fmt.Errorf("check value %s: %w", name, ledger.ErrNotFound)
 	case err != nil:
 		return nil, fmt.Errorf("check value %s: %w", name, explain(err))
 	}

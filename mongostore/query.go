@@ -9,12 +9,12 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 var notDeleted = bson.E{Key: "deleted_at", Value: bson.D{{Key: "$exists", Value: false}}}
 
-// Due implements provider.Store.
+// Due implements ledger.Store.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
 	return s.keys(ctx, "list due accounts", bson.D{
 		{Key: "status", Value: string(account.Active)},
@@ -23,13 +23,13 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Ke
 	}, bson.D{{Key: "refresh_at", Value: 1}}, limit)
 }
 
-// Pending implements provider.Store.
+// Pending implements ledger.Store.
 func (s *Store) Pending(ctx context.Context, limit int) ([]account.Key, error) {
 	return s.keys(ctx, "list pending announcements", bson.D{{Key: "announce_pending", Value: true}}, nil, limit)
 }
 
-// List implements provider.Store.
-func (s *Store) List(ctx context.Context, q provider.ListQuery) ([]account.Account, error) {
+// List implements ledger.Store.
+func (s *Store) List(ctx context.Context, q ledger.ListQuery) ([]account.Account, error) {
 	ids := bson.D{}
 	if q.Platform != "" {
 		// Keys of one platform lie together: "/" is the character after ".".

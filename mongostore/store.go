@@ -16,7 +16,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // DefaultTimeout is how long a call may take where neither Config nor URL say.
@@ -36,7 +36,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Store keeps accounts in a MongoDB database. It implements provider.Store.
+// Store keeps accounts in a MongoDB database. It implements ledger.Store.
 type Store struct {
 	client   *mongo.Client
 	accounts *mongo.Collection // reads that decide
@@ -46,7 +46,7 @@ type Store struct {
 	log      *slog.Logger
 }
 
-var _ provider.Store = (*Store)(nil)
+var _ ledger.Store = (*Store)(nil)
 
 // Open returns the store of the database that the URL names. It waits for
 // nobody: a server that can't be reached shows in [Store.Ping] and in every
@@ -112,7 +112,7 @@ func (s *Store) Close(ctx context.Context) error {
 	return nil
 }
 
-// Get implements provider.Store.
+// Get implements ledger.Store.
 func (s *Store) Get(ctx context.Context, key account.Key) (account.Account, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -120,7 +120,7 @@ func (s *Store) Get(ctx context.Context, key account.Key) (account.Account, erro
 	return result("get", key, raw, err)
 }
 
-// Create implements provider.Store.
+// Create implements ledger.Store.
 func (s *Store) Create(ctx context.Context, a account.Account) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -129,13 +129,13 @@ func (s *Store) Create(ctx context.Context, a account.Account) error {
 	case err == nil:
 		return nil
 	case mongo.IsDuplicateKeyError(err):
-		return fmt.Errorf("create account %s: %w", a.Key, provider.ErrConflict)
+		return fmt.Errorf("create account %s: %w", a.Key, ledger.ErrConflict)
 	default:
 		return fmt.Errorf("create account %s: %w", a.Key, explain(err))
 	}
 }
 
-// Update implements provider.Store.
+// Update implements ledger.Store.
 func (s *Store) Update(ctx context.Context, key account.Key, guard account.Guard, change account.Change) (account.Account, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -152,7 +152,7 @@ func (s *Store) Update(ctx context.Context, key account.Key, guard account.Guard
 	err = s.accounts.FindOne(ctx, bson.D{{Key: "_id", Value: key.String()}},
 		options.FindOne().SetProjection(bson.D{{Key: "_id", Value: 1}})).Err()
 	if err == nil {
-		err = provider.ErrConflict
+		err = ledger.ErrConflict
 	}
 	return result("update", key, nil, err)
 }
@@ -162,7 +162,7 @@ func result(verb string, key account.Key, raw bson.Raw, err error) (account.Acco
 	var a account.Account
 	switch {
 	case errors.Is(err, mongo.ErrNoDocuments):
-		err = provider.ErrNotFound
+		err = ledger.ErrNotFound
 	case err != nil:
 		err = explain(err)
 	default:

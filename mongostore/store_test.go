@@ -19,9 +19,9 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/internal/rig"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
 	"github.com/tokenbus/tokenbus/mongostore"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/storetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -61,7 +61,7 @@ func TestStore(t *testing.T) {
 		"linearizable": "?readConcernLevel=linearizable",
 	} {
 		t.Run(name, func(t *testing.T) {
-			storetest.Run(t, func(t *testing.T) provider.Store {
+			storetest.Run(t, func(t *testing.T) ledger.Store {
 				s := open(t, mongostore.Config{URL: rig.Mongo(t) + query})
 				if err := s.EnsureIndexes(t.Context()); err != nil {
 					t.Fatal(err)
@@ -110,7 +110,7 @@ func TestWrongCredentials(t *testing.T) {
 		{"EnsureIndexes", func() error { return s.EnsureIndexes(t.Context()) }},
 		{"Get", func() error { _, err := s.Get(t.Context(), testAccount("a").Key); return err }},
 		{"Create", func() error { return s.Create(t.Context(), testAccount("a")) }},
-		{"List", func() error { _, err := s.List(t.Context(), provider.ListQuery{Limit: 1}); return err }},
+		{"List", func() error { _, err := s.List(t.Context(), ledger.ListQuery{Limit: 1}); return err }},
 	}
 	for _, c := range calls {
 		name, err := c.name, c.call()
@@ -207,7 +207,7 @@ func TestUnknownOutcome(t *testing.T) {
 			a := testAccount("a")
 			unknown := func(what string, err error) {
 				t.Helper()
-				if err == nil || errors.Is(err, provider.ErrConflict) || errors.Is(err, provider.ErrNotFound) {
+				if err == nil || errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrNotFound) {
 					t.Errorf("%s: got error %v, want one that leaves the outcome open", what, err)
 				}
 			}
@@ -293,7 +293,7 @@ func TestLateReply(t *testing.T) {
 	}
 	p.Mute()
 	_, err := s.Update(t.Context(), a.Key, account.Guard{Rev: 1}, account.Change{BumpRev: true, At: time.Now()})
-	if err == nil || errors.Is(err, provider.ErrConflict) || errors.Is(err, provider.ErrNotFound) {
+	if err == nil || errors.Is(err, ledger.ErrConflict) || errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("Update: got error %v, want one that leaves the outcome open", err)
 	}
 	p.Restore()
@@ -372,7 +372,7 @@ func TestForeignDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, list := range map[string]func() (int, error){
-		"List":    func() (int, error) { l, err := s.List(t.Context(), provider.ListQuery{Limit: 10}); return len(l), err },
+		"List":    func() (int, error) { l, err := s.List(t.Context(), ledger.ListQuery{Limit: 10}); return len(l), err },
 		"Due":     func() (int, error) { l, err := s.Due(t.Context(), time.Now(), 10); return len(l), err },
 		"Pending": func() (int, error) { l, err := s.Pending(t.Context(), 10); return len(l), err },
 	} {
@@ -384,7 +384,7 @@ func TestForeignDocuments(t *testing.T) {
 		t.Errorf("no warning about the foreign document:\n%s", logged.String())
 	}
 	key, _ := account.ParseKey("a.b")
-	if _, err := s.Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+	if _, err := s.Get(t.Context(), key); err == nil || errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("Get of a damaged document: %v", err)
 	}
 
@@ -404,8 +404,8 @@ func TestForeignDocuments(t *testing.T) {
 func TestCheckValue(t *testing.T) {
 	uri := rig.Mongo(t)
 	s := open(t, mongostore.Config{URL: uri})
-	if _, err := s.CheckValue(t.Context(), "keyset", nil); !errors.Is(err, provider.ErrNotFound) {
-		t.Errorf("got error %v, want %q", err, provider.ErrNotFound)
+	if _, err := s.CheckValue(t.Context(), "keyset", nil); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("got error %v, want %q", err, ledger.ErrNotFound)
 	}
 	var wg sync.WaitGroup
 	got := make([]string, 20)

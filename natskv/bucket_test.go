@@ -15,10 +15,11 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/lease"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/journaltest"
-	"github.com/tokenbus/tokenbus/provider/storetest"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/refresh/journaltest"
 )
 
 // constructors opens each kind of bucket.
@@ -171,7 +172,7 @@ func TestDecisionsAskTheLeader(t *testing.T) {
 	_, err = l.Acquire(ctx, "openai.a", "next") // over the mark of the release
 	must(t, err)
 	for _, rev := range []account.Rev{1, 2} {
-		_, err = cache.Put(ctx, key, provider.Entry{Rev: rev})
+		_, err = cache.Put(ctx, key, ledger.Entry{Rev: rev})
 		must(t, err)
 	}
 	const reads = 7 // Get, Update, Records, Read, Acquire, two Puts
@@ -196,29 +197,29 @@ func TestDeletedByOtherMeans(t *testing.T) {
 			c, ctx, key := config(js), t.Context(), mustKey("openai.a")
 			s, cache := newStore(t, c), newCache(t, c)
 			must(t, s.Create(ctx, storetest.Minimal(key)))
-			_, err := cache.Put(ctx, key, provider.Entry{Rev: 9, Value: []byte("v")})
+			_, err := cache.Put(ctx, key, ledger.Entry{Rev: 9, Value: []byte("v")})
 			must(t, err)
 			for _, bucket := range []string{"_ACCOUNTS", "_CACHE"} {
 				kv, err := js.KeyValue(ctx, c.Prefix+bucket)
 				must(t, err)
 				must(t, remove(kv, key.String()))
 			}
-			if _, err := s.Get(ctx, key); !errors.Is(err, provider.ErrNotFound) {
-				t.Errorf("store: got %v, want %v", err, provider.ErrNotFound)
+			if _, err := s.Get(ctx, key); !errors.Is(err, ledger.ErrNotFound) {
+				t.Errorf("store: got %v, want %v", err, ledger.ErrNotFound)
 			}
-			if _, err := s.Update(ctx, key, account.Guard{}, account.Change{}); !errors.Is(err, provider.ErrNotFound) {
-				t.Errorf("update: got %v, want %v", err, provider.ErrNotFound)
+			if _, err := s.Update(ctx, key, account.Guard{}, account.Change{}); !errors.Is(err, ledger.ErrNotFound) {
+				t.Errorf("update: got %v, want %v", err, ledger.ErrNotFound)
 			}
-			if _, err := cache.Get(ctx, key); !errors.Is(err, provider.ErrNotFound) {
-				t.Errorf("cache: got %v, want %v", err, provider.ErrNotFound)
+			if _, err := cache.Get(ctx, key); !errors.Is(err, ledger.ErrNotFound) {
+				t.Errorf("cache: got %v, want %v", err, ledger.ErrNotFound)
 			}
 			eventually(t, "it is no longer listed", func() bool {
-				list, err := s.List(ctx, provider.ListQuery{Limit: 10})
+				list, err := s.List(ctx, ledger.ListQuery{Limit: 10})
 				must(t, err)
 				return len(list) == 0
 			})
 			must(t, s.Create(ctx, storetest.Minimal(key)))
-			ok, err := cache.Put(ctx, key, provider.Entry{Rev: 1})
+			ok, err := cache.Put(ctx, key, ledger.Entry{Rev: 1})
 			if err != nil || !ok {
 				t.Errorf("put over a %s entry: got %v, %v", name, ok, err)
 			}
@@ -260,7 +261,7 @@ func TestErrors(t *testing.T) {
 		oneLine(t, s.Create(t.Context(), storetest.Minimal(mustKey("openai.a"))), "no JetStream server answers")
 		_, err := s.Get(t.Context(), mustKey("openai.a"))
 		oneLine(t, err, "stream not found")
-		if errors.Is(err, provider.ErrNotFound) {
+		if errors.Is(err, ledger.ErrNotFound) {
 			t.Errorf("a bucket that is gone is no proof that the account never was: %v", err)
 		}
 	})
@@ -273,7 +274,7 @@ func TestErrors(t *testing.T) {
 		srv.Shutdown()
 		_, err := l.Acquire(t.Context(), "openai.a", "me")
 		oneLine(t, err, "no answer from JetStream in time")
-		for _, certain := range []error{provider.ErrHeld, lease.ErrLost, provider.ErrNotFound} {
+		for _, certain := range []error{refresh.ErrHeld, lease.ErrLost, ledger.ErrNotFound} {
 			if errors.Is(err, certain) {
 				t.Errorf("%v claims a certain outcome", err)
 			}

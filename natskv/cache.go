@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // Cache is the cache that all workers share, in one bucket. Lookups go to the
@@ -22,7 +22,7 @@ type Cache struct {
 	bucket *bucket
 }
 
-var _ provider.Cache = (*Cache)(nil)
+var _ ledger.Cache = (*Cache)(nil)
 
 const (
 	// orderKept is how long past its Until an entry holds its place, so that
@@ -41,33 +41,33 @@ func NewCache(ctx context.Context, c Config) (*Cache, error) {
 	return &Cache{b}, nil
 }
 
-// Get implements [provider.Cache].
-func (c *Cache) Get(ctx context.Context, key account.Key) (provider.Entry, error) {
+// Get implements [ledger.Cache].
+func (c *Cache) Get(ctx context.Context, key account.Key) (ledger.Entry, error) {
 	ctx, cancel := c.bucket.bound(ctx)
 	defer cancel()
 	e, err := c.get(ctx, key.String())
 	if err != nil {
-		return provider.Entry{}, c.bucket.failed("get", key.String(), err)
+		return ledger.Entry{}, c.bucket.failed("get", key.String(), err)
 	}
 	return e, nil
 }
 
-func (c *Cache) get(ctx context.Context, key string) (provider.Entry, error) {
+func (c *Cache) get(ctx context.Context, key string) (ledger.Entry, error) {
 	if err := ctx.Err(); err != nil {
-		return provider.Entry{}, err
+		return ledger.Entry{}, err
 	}
 	m, err := c.bucket.stream.GetLastMsgForSubject(ctx, c.bucket.subjects+key)
 	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && deleted(m.Header) {
-		return provider.Entry{}, provider.ErrNotFound
+		return ledger.Entry{}, ledger.ErrNotFound
 	}
 	if err != nil {
-		return provider.Entry{}, err
+		return ledger.Entry{}, err
 	}
 	return decodeEntry(m.Data)
 }
 
-// Put implements [provider.Cache].
-func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (bool, error) {
+// Put implements [ledger.Cache].
+func (c *Cache) Put(ctx context.Context, key account.Key, e ledger.Entry) (bool, error) {
 	ctx, cancel := c.bucket.bound(ctx)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
@@ -84,7 +84,7 @@ func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (boo
 	}
 }
 
-func (c *Cache) put(ctx context.Context, key string, e provider.Entry) (bool, error) {
+func (c *Cache) put(ctx context.Context, key string, e ledger.Entry) (bool, error) {
 	m, err := c.bucket.read(ctx, key)
 	if err != nil {
 		return false, err
@@ -110,7 +110,7 @@ func (c *Cache) put(ctx context.Context, key string, e provider.Entry) (bool, er
 // value. Every later format keeps the rev where it is.
 const entryFormat = 1
 
-func encodeEntry(e provider.Entry) []byte {
+func encodeEntry(e ledger.Entry) []byte {
 	out := make([]byte, 0, 1+3*binary.MaxVarintLen64+len(e.Value))
 	out = append(out, entryFormat)
 	out = binary.AppendVarint(out, int64(e.Rev))
@@ -136,23 +136,23 @@ func decodeRev(data []byte) (account.Rev, error) {
 	return account.Rev(rev), nil
 }
 
-func decodeEntry(data []byte) (provider.Entry, error) {
+func decodeEntry(data []byte) (ledger.Entry, error) {
 	if len(data) == 0 {
-		return provider.Entry{}, errEntry
+		return ledger.Entry{}, errEntry
 	}
 	if data[0] != entryFormat {
-		return provider.Entry{}, fmt.Errorf("cache entry of format %d, want %d", data[0], entryFormat)
+		return ledger.Entry{}, fmt.Errorf("cache entry of format %d, want %d", data[0], entryFormat)
 	}
 	rest := data[1:]
 	var fields [3]int64
 	for i := range fields {
 		v, n := binary.Varint(rest)
 		if n <= 0 {
-			return provider.Entry{}, errEntry
+			return ledger.Entry{}, errEntry
 		}
 		fields[i], rest = v, rest[n:]
 	}
-	e := provider.Entry{Rev: account.Rev(fields[0]), Version: account.Version(fields[1]), Value: rest}
+	e := ledger.Entry{Rev: account.Rev(fields[0]), Version: account.Version(fields[1]), Value: rest}
 	if fields[2] != 0 {
 		e.Until = time.UnixMilli(fields[2]).UTC()
 	}

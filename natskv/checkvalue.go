@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // Values keeps small values of the fleet in one bucket, such as the one that
@@ -26,7 +26,7 @@ func NewValues(ctx context.Context, c Config) (*Values, error) {
 
 // CheckValue returns the fleet's value of that name. If there is none, it
 // stores and returns create; if that is nil too, it returns
-// [provider.ErrNotFound]. Of many callers at once one stores its value and all
+// [ledger.ErrNotFound]. Of many callers at once one stores its value and all
 // get it.
 func (v *Values) CheckValue(ctx context.Context, name string, create []byte) ([]byte, error) {
 	ctx, cancel := v.bucket.bound(ctx)
@@ -37,7 +37,7 @@ func (v *Values) CheckValue(ctx context.Context, name string, create []byte) ([]
 		case err == nil && m.live:
 			return m.data, nil
 		case err == nil && create == nil:
-			return nil, fmt.Errorf("check value %s: %w", name, provider.ErrNotFound)
+			return nil, fmt.Errorf("check value %s: %w", name, ledger.ErrNotFound)
 		case err == nil:
 			_, err = v.bucket.write(ctx, name, nil, create, m.seq, 0)
 		}

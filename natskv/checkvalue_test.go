@@ -6,15 +6,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
 )
 
 func TestCheckValueIsOneForAll(t *testing.T) {
 	js := single(t)
 	values, err := natskv.NewValues(t.Context(), natskv.Config{JetStream: js})
 	must(t, err)
-	if _, err := values.CheckValue(t.Context(), "keyset", nil); !errors.Is(err, provider.ErrNotFound) {
+	if _, err := values.CheckValue(t.Context(), "keyset", nil); !errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("before any: %v, want ErrNotFound", err)
 	}
 	const callers = 8

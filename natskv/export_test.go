@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // What the fuzz targets and the tests of the index reach.
@@ -47,4 +47,4 @@ func (x *Index) Due(now time.Time, limit int) []account.Key { return x.ix.dueBy(
 func (x *Index) Pending(limit int) []account.Key { return x.ix.pendingKeys(limit) }
 
 // Page returns a page of keys.
-func (x *Index) Page(q provider.ListQuery) []string { return x.ix.page(q, q.Limit) }
+func (x *Index) Page(q ledger.ListQuery) []string { return x.ix.page(q, q.Limit) }

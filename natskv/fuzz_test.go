@@ -7,15 +7,15 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/journaltest"
-	"github.com/tokenbus/tokenbus/provider/storetest"
+	"github.com/tokenbus/tokenbus/refresh/journaltest"
 )
 
 func FuzzEntry(f *testing.F) {
-	f.Add(natskv.EncodeEntry(provider.Entry{Rev: 1 << 40, Version: 3, Value: []byte("v"), Until: time.UnixMilli(1_700_000_000_123)}))
-	f.Add(natskv.EncodeEntry(provider.Entry{Rev: -1}))
+	f.Add(natskv.EncodeEntry(ledger.Entry{Rev: 1 << 40, Version: 3, Value: []byte("v"), Until: time.UnixMilli(1_700_000_000_123)}))
+	f.Add(natskv.EncodeEntry(ledger.Entry{Rev: -1}))
 	f.Add([]byte{2, 0x80, 0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		e, err := natskv.DecodeEntry(data)

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // index knows of every document what Due, Pending and List select by: about a
@@ -122,7 +122,7 @@ func (ix *index) pendingKeys(limit int) []account.Key {
 }
 
 // page returns the keys that q selects, in order, at most limit.
-func (ix *index) page(q provider.ListQuery, limit int) []string {
+func (ix *index) page(q ledger.ListQuery, limit int) []string {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	ix.sortLocked()

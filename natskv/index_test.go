@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
 )
 
 // TestIndexAgainstModel drives the index at random and compares every answer
@@ -83,7 +83,7 @@ func TestIndexAgainstModel(t *testing.T) {
 				}
 			},
 			"page": func(t *rapid.T) {
-				q := provider.ListQuery{
+				q := ledger.ListQuery{
 					Platform: rapid.SampledFrom([]string{"", "a", "a-b", "b", "c"}).Draw(t, "of"),
 					Status:   rapid.SampledFrom([]account.Status{"", account.Active, account.Disabled}).Draw(t, "status"),
 					Limit:    rapid.IntRange(0, 50).Draw(t, "limit"),

@@ -11,7 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // Journal keeps records in one bucket, under <platform>.<id>.<rotation id>.
@@ -19,7 +20,7 @@ type Journal struct {
 	bucket *bucket
 }
 
-var _ provider.Journal = (*Journal)(nil)
+var _ refresh.Journal = (*Journal)(nil)
 
 // NewJournal opens the bucket <Prefix>_JOURNAL.
 func NewJournal(ctx context.Context, c Config) (*Journal, error) {
@@ -42,8 +43,8 @@ func recordKey(key account.Key, rotationID string) (string, error) {
 	return key.String() + "." + rotationID, nil
 }
 
-// Put implements [provider.Journal].
-func (j *Journal) Put(ctx context.Context, r provider.Record) error {
+// Put implements [refresh.Journal].
+func (j *Journal) Put(ctx context.Context, r rotation.Record) error {
 	key, err := recordKey(r.Key, r.RotationID)
 	if err != nil {
 		return err
@@ -66,8 +67,8 @@ func (j *Journal) Put(ctx context.Context, r provider.Record) error {
 	return nil
 }
 
-// Records implements [provider.Journal].
-func (j *Journal) Records(ctx context.Context, key account.Key) ([]provider.Record, error) {
+// Records implements [refresh.Journal].
+func (j *Journal) Records(ctx context.Context, key account.Key) ([]rotation.Record, error) {
 	filter := ">"
 	if !key.IsZero() {
 		filter = key.String() + ".>"
@@ -76,7 +77,7 @@ func (j *Journal) Records(ctx context.Context, key account.Key) ([]provider.Reco
 	if err != nil {
 		return nil, j.bucket.failed("list", filter, err)
 	}
-	var records []provider.Record
+	var records []rotation.Record
 	var torn []error
 	for _, k := range keys {
 		m, err := j.get(ctx, k)
@@ -88,7 +89,7 @@ func (j *Journal) Records(ctx context.Context, key account.Key) ([]provider.Reco
 		}
 		r, err := decodeRecord(k, m.data)
 		if err != nil {
-			torn = append(torn, &provider.TornError{Key: keyOf(k), Where: "bucket " + j.bucket.name + ", key " + k, Err: err})
+			torn = append(torn, &refresh.TornError{Key: keyOf(k), Where: "bucket " + j.bucket.name + ", key " + k, Err: err})
 			continue
 		}
 		records = append(records, r)
@@ -121,7 +122,7 @@ func (j *Journal) get(ctx context.Context, key string) (message, error) {
 	return j.bucket.read(ctx, key)
 }
 
-// Delete implements [provider.Journal]. Nothing of the record is left.
+// Delete implements [refresh.Journal]. Nothing of the record is left.
 func (j *Journal) Delete(ctx context.Context, key account.Key, rotationID string) error {
 	k, err := recordKey(key, rotationID)
 	if err != nil {
@@ -139,16 +140,16 @@ func (j *Journal) Delete(ctx context.Context, key account.Key, rotationID string
 }
 
 // decodeRecord reads a record and checks that it is the one of its key.
-func decodeRecord(key string, data []byte) (provider.Record, error) {
-	var r provider.Record
+func decodeRecord(key string, data []byte) (rotation.Record, error) {
+	var r rotation.Record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return provider.Record{}, fmt.Errorf("not a record: %w", err)
+		return rotation.Record{}, fmt.Errorf("not a record: %w", err)
 	}
 	if want, err := recordKey(r.Key, r.RotationID); err != nil || want != key {
-		return provider.Record{}, errors.New("not the record of this key")
+		return rotation.Record{}, errors.New("not the record of this key")
 	}
 	if len(r.Answer) == 0 {
-		return provider.Record{}, errors.New("record without an answer")
+		return rotation.Record{}, errors.New("record without an answer")
 	}
 	return r, nil
 }

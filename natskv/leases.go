@@ -9,7 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/tokenbus/tokenbus/lease"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // Leases keeps leases in one bucket: an entry's value is its owner. They end
@@ -70,7 +71,7 @@ func (l *Leases) acquire(ctx context.Context, name, owner string) (lease.Token, 
 		case m.live && string(m.data) == owner:
 			return lease.Token{Owner: owner, Revision: m.seq}, nil
 		case m.live:
-			return lease.Token{}, provider.ErrHeld
+			return lease.Token{}, refresh.ErrHeld
 		}
 		// The mark of a release, or another's attempt that is on its way.
 		if after == m.seq {
@@ -122,7 +123,7 @@ func (l *Leases) Read(ctx context.Context, name string) (lease.Token, error) {
 	defer cancel()
 	m, err := l.bucket.read(ctx, name)
 	if err == nil && !m.live {
-		err = provider.ErrNotFound
+		err = ledger.ErrNotFound
 	}
 	if err != nil {
 		return lease.Token{}, l.bucket.failed("read lease", name, err)

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // Store keeps account documents in one bucket, as JSON. Due, Pending and List
@@ -30,7 +30,7 @@ type Store struct {
 	wg     sync.WaitGroup
 }
 
-var _ provider.Store = (*Store)(nil)
+var _ ledger.Store = (*Store)(nil)
 
 // tombstoneKept is how long a tombstone remembers its counters.
 const tombstoneKept = 30 * 24 * time.Hour
@@ -55,7 +55,7 @@ func (s *Store) Close() {
 	s.wg.Wait()
 }
 
-// Get implements [provider.Store].
+// Get implements [ledger.Store].
 func (s *Store) Get(ctx context.Context, key account.Key) (account.Account, error) {
 	ctx, cancel := s.bucket.bound(ctx)
 	defer cancel()
@@ -74,13 +74,13 @@ func (s *Store) get(ctx context.Context, key string) (account.Account, uint64, e
 		return account.Account{}, 0, err
 	}
 	if !m.live {
-		return account.Account{}, m.seq, provider.ErrNotFound
+		return account.Account{}, m.seq, ledger.ErrNotFound
 	}
 	a, err := decodeAccount(key, m.data)
 	return a, m.seq, err
 }
 
-// Create implements [provider.Store].
+// Create implements [ledger.Store].
 func (s *Store) Create(ctx context.Context, a account.Account) error {
 	ctx, cancel := s.bucket.bound(ctx)
 	defer cancel()
@@ -94,8 +94,8 @@ func (s *Store) Create(ctx context.Context, a account.Account) error {
 		if errors.Is(err, errRaced) {
 			_, after, err = s.get(ctx, key)
 			if err == nil {
-				err = provider.ErrConflict
-			} else if errors.Is(err, provider.ErrNotFound) {
+				err = ledger.ErrConflict
+			} else if errors.Is(err, ledger.ErrNotFound) {
 				// The mark of a key that was deleted by other means, or a
 				// document that is on its way.
 				if err = pause(ctx, attempt); err == nil {
@@ -107,7 +107,7 @@ func (s *Store) Create(ctx context.Context, a account.Account) error {
 	}
 }
 
-// Update implements [provider.Store]: it reads at the leader, checks the guard
+// Update implements [ledger.Store]: it reads at the leader, checks the guard
 // and writes with the sequence that it has read, again if another write came
 // in between.
 func (s *Store) Update(ctx context.Context, key account.Key, guard account.Guard, change account.Change) (account.Account, error) {
@@ -133,7 +133,7 @@ func (s *Store) update(ctx context.Context, key string, guard account.Guard, cha
 		return account.Account{}, err
 	}
 	if !guard.Holds(&a) {
-		return account.Account{}, provider.ErrConflict
+		return account.Account{}, ledger.ErrConflict
 	}
 	if a.SchemaVersion > account.SchemaVersion {
 		return account.Account{}, fmt.Errorf("the document has schema version %d, this program knows %d: it would lose fields", a.SchemaVersion, account.SchemaVersion)
@@ -170,7 +170,7 @@ func decodeAccount(key string, data []byte) (account.Account, error) {
 	return a, nil
 }
 
-// Due implements [provider.Store].
+// Due implements [ledger.Store].
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
 	ix, err := s.index.get(ctx)
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Ke
 	return ix.dueBy(now, limit), nil
 }
 
-// Pending implements [provider.Store].
+// Pending implements [ledger.Store].
 func (s *Store) Pending(ctx context.Context, limit int) ([]account.Key, error) {
 	ix, err := s.index.get(ctx)
 	if err != nil {
@@ -188,8 +188,8 @@ func (s *Store) Pending(ctx context.Context, limit int) ([]account.Key, error) {
 	return ix.pendingKeys(limit), nil
 }
 
-// List implements [provider.Store].
-func (s *Store) List(ctx context.Context, q provider.ListQuery) ([]account.Account, error) {
+// List implements [ledger.Store].
+func (s *Store) List(ctx context.Context, q ledger.ListQuery) ([]account.Account, error) {
 	ix, err := s.index.get(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list accounts of bucket %s: %w", s.bucket.name, err)
@@ -233,7 +233,7 @@ func (s *Store) getAll(ctx context.Context, keys []string) ([]*account.Account, 
 			switch {
 			case err == nil:
 				found[i] = &a
-			case !errors.Is(err, provider.ErrNotFound):
+			case !errors.Is(err, ledger.ErrNotFound):
 				cancel(s.bucket.failed("get account", key, err))
 			}
 		})

@@ -14,10 +14,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/journaltest"
-	"github.com/tokenbus/tokenbus/provider/storetest"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/refresh/journaltest"
 )
 
 func dueIs(t *testing.T, s *natskv.Store, what string, want ...string) {
@@ -65,7 +66,7 @@ func TestIndexFindsWhatWasThere(t *testing.T) {
 		}
 	}
 	for _, key := range []string{"openai.damaged", "openai.moved"} {
-		if _, err := second.Get(t.Context(), mustKey(key)); err == nil || errors.Is(err, provider.ErrNotFound) {
+		if _, err := second.Get(t.Context(), mustKey(key)); err == nil || errors.Is(err, ledger.ErrNotFound) {
 			t.Errorf("Get of %s: got error %v", key, err)
 		}
 		if err := second.Create(t.Context(), storetest.Minimal(mustKey(key))); err == nil {
@@ -139,7 +140,7 @@ func TestTimesToLive(t *testing.T) {
 		want  time.Duration
 	}{{-time.Hour, time.Hour}, {2 * time.Hour, 3 * time.Hour}} {
 		rev := account.Rev(e.want)
-		_, err := cache.Put(t.Context(), a.Key, provider.Entry{Rev: rev, Until: time.Now().Add(e.until)})
+		_, err := cache.Put(t.Context(), a.Key, ledger.Entry{Rev: rev, Until: time.Now().Add(e.until)})
 		must(t, err)
 		if got := ttl("_CACHE"); !near(got, e.want) {
 			t.Errorf("cache entry that ends in %v: got TTL %v, want %v", e.until, got, e.want)
@@ -155,22 +156,22 @@ func TestDamagedCacheEntry(t *testing.T) {
 	must(t, err)
 	_, err = kv.PutString(t.Context(), "openai.a", "")
 	must(t, err)
-	if _, err := cache.Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+	if _, err := cache.Get(t.Context(), key); err == nil || errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("damaged: got error %v", err)
 	}
-	if ok, err := cache.Put(t.Context(), key, provider.Entry{Rev: 1}); err != nil || !ok {
+	if ok, err := cache.Put(t.Context(), key, ledger.Entry{Rev: 1}); err != nil || !ok {
 		t.Errorf("Put over a damaged entry: got %v, %v", ok, err)
 	}
 	// A later program's format: it can't be read, but its rev holds.
-	later := natskv.EncodeEntry(provider.Entry{Rev: 5})
+	later := natskv.EncodeEntry(ledger.Entry{Rev: 5})
 	later[0]++
 	_, err = kv.Put(t.Context(), "openai.a", later)
 	must(t, err)
-	if _, err := cache.Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+	if _, err := cache.Get(t.Context(), key); err == nil || errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("later format: got error %v", err)
 	}
 	for rev, want := range map[account.Rev]bool{4: false, 5: false} {
-		if ok, err := cache.Put(t.Context(), key, provider.Entry{Rev: rev}); err != nil || ok != want {
+		if ok, err := cache.Put(t.Context(), key, ledger.Entry{Rev: rev}); err != nil || ok != want {
 			t.Errorf("Put of rev %d over a later format's rev 5: got %v, %v", rev, ok, err)
 		}
 	}
@@ -197,7 +198,7 @@ func TestTornJournalRecord(t *testing.T) {
 		}
 	}
 	_, err = j.Records(t.Context(), mustKey("openai.a"))
-	if torn, ok := errors.AsType[*provider.TornError](err); !ok || torn.Key != mustKey("openai.a") {
+	if torn, ok := errors.AsType[*refresh.TornError](err); !ok || torn.Key != mustKey("openai.a") {
 		t.Errorf("got error %v, want a TornError of openai.a", err)
 	}
 	if _, err := j.Records(t.Context(), mustKey("openai.b")); err != nil {
@@ -243,7 +244,7 @@ func TestIndexSurvivesRestart(t *testing.T) {
 	run()
 	eventually(t, "the store takes writes again", func() bool {
 		err := s.Create(t.Context(), overdue("openai.b", 2*time.Hour))
-		return err == nil || errors.Is(err, provider.ErrConflict)
+		return err == nil || errors.Is(err, ledger.ErrConflict)
 	})
 	dueIs(t, s, "the second account is due", "openai.b", "openai.a")
 }

@@ -13,11 +13,12 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/lease/leasetest"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/cachetest"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/cachetest"
-	"github.com/tokenbus/tokenbus/provider/journaltest"
-	"github.com/tokenbus/tokenbus/provider/storetest"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/refresh/journaltest"
 )
 
 func newStore(t *testing.T, c natskv.Config) *natskv.Store {
@@ -51,12 +52,12 @@ func newJournal(t *testing.T, c natskv.Config) *natskv.Journal {
 
 func TestStore(t *testing.T) {
 	js := single(t)
-	storetest.Run(t, func(t *testing.T) provider.Store { return newStore(t, config(js)) })
+	storetest.Run(t, func(t *testing.T) ledger.Store { return newStore(t, config(js)) })
 }
 
 func TestCache(t *testing.T) {
 	js := single(t)
-	cachetest.Run(t, func(t *testing.T) provider.Cache { return newCache(t, config(js)) })
+	cachetest.Run(t, func(t *testing.T) ledger.Cache { return newCache(t, config(js)) })
 }
 
 func TestLeases(t *testing.T) {
@@ -66,7 +67,7 @@ func TestLeases(t *testing.T) {
 
 func TestJournal(t *testing.T) {
 	js := single(t)
-	journaltest.Run(t, func(t *testing.T) provider.Journal { return newJournal(t, config(js)) })
+	journaltest.Run(t, func(t *testing.T) refresh.Journal { return newJournal(t, config(js)) })
 }
 
 // TestCluster runs the suites on three servers, each call on the connection of
@@ -78,13 +79,13 @@ func TestCluster(t *testing.T) {
 		return c
 	}
 	t.Run("Store", func(t *testing.T) {
-		storetest.Run(t, func(t *testing.T) provider.Store {
+		storetest.Run(t, func(t *testing.T) ledger.Store {
 			c := config(nil)
 			return newStore(t, replicated(1, c))
 		})
 	})
 	t.Run("Cache", func(t *testing.T) {
-		cachetest.Run(t, func(t *testing.T) provider.Cache {
+		cachetest.Run(t, func(t *testing.T) ledger.Cache {
 			c := config(nil)
 			r := &roundRobinCache{}
 			for i := range conns {
@@ -97,7 +98,7 @@ func TestCluster(t *testing.T) {
 		leasetest.Run(t, func(t *testing.T) lease.Backend { return newLeases(t, replicated(2, config(nil))) })
 	})
 	t.Run("Journal", func(t *testing.T) {
-		journaltest.Run(t, func(t *testing.T) provider.Journal { return newJournal(t, replicated(0, config(nil))) })
+		journaltest.Run(t, func(t *testing.T) refresh.Journal { return newJournal(t, replicated(0, config(nil))) })
 	})
 	t.Run("ReplicasByDefault", func(t *testing.T) {
 		c := config(conns[0])
@@ -120,11 +121,11 @@ func (r *roundRobinCache) next() *natskv.Cache {
 	return r.caches[int(r.calls.Add(1))%len(r.caches)]
 }
 
-func (r *roundRobinCache) Get(ctx context.Context, key account.Key) (provider.Entry, error) {
+func (r *roundRobinCache) Get(ctx context.Context, key account.Key) (ledger.Entry, error) {
 	return r.next().Get(ctx, key)
 }
 
-func (r *roundRobinCache) Put(ctx context.Context, key account.Key, e provider.Entry) (bool, error) {
+func (r *roundRobinCache) Put(ctx context.Context, key account.Key, e ledger.Entry) (bool, error) {
 	return r.next().Put(ctx, key, e)
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 const (
@@ -163,7 +163,7 @@ func (s *Store) take(ctx context.Context, ix *index, msg jetstream.Msg) error {
 	switch {
 	case err == nil:
 		ix.set(key, factsOf(a))
-	case errors.Is(err, provider.ErrNotFound):
+	case errors.Is(err, ledger.ErrNotFound):
 		ix.drop(key)
 	case errors.Is(err, errDamaged):
 		s.bucket.log.Error("account document can't be read", "account", key, "error", err)

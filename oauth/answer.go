@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // maxLifetime is above what any access token is given; a longer one is a
@@ -29,7 +30,7 @@ type body struct {
 
 // readBody reads the body of an answer. It never fails: a body that is cut, or
 // followed by garbage, gives the fields that can be read.
-func readBody(raw provider.RawAnswer) body {
+func readBody(raw refresh.RawAnswer) body {
 	text := bytes.TrimSpace(bytes.TrimPrefix(raw.Body, []byte("\xef\xbb\xbf")))
 	contentType := strings.ToLower(raw.Header["Content-Type"])
 	switch {
@@ -121,7 +122,7 @@ func (b body) seconds(name string) time.Duration {
 
 // read fills in the parts of the verdict that an answer brings: each field on
 // its own, so that an odd one costs none of the others.
-func (d Definition) read(b body, receivedAt time.Time, v *provider.Verdict) {
+func (d Definition) read(b body, receivedAt time.Time, v *rotation.Verdict) {
 	cred := account.Credentials{
 		AccessToken:  account.NewSecret(b.text("access_token")),
 		RefreshToken: account.NewSecret(b.text("refresh_token")),

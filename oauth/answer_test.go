@@ -10,7 +10,8 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/oauth"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // jwt returns an unsigned token with the claims.
@@ -76,9 +77,9 @@ func TestJudgeGranted(t *testing.T) {
 		{"both tokens, then cut", "xai", `{"access_token":"a","refresh_token":"r","expires_in":36`, "", want{access: "a", refresh: "r"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			v := c.Judge(tt.platform, provider.RawAnswer{Status: 200, Body: []byte(tt.body), ReceivedAt: received,
+			v := c.Judge(tt.platform, refresh.RawAnswer{Status: 200, Body: []byte(tt.body), ReceivedAt: received,
 				Header: map[string]string{"Content-Type": tt.contentType}})
-			if v.Outcome != provider.Granted {
+			if v.Outcome != rotation.Granted {
 				t.Fatalf("got %s %s", v.Outcome, v.Code)
 			}
 			cred := v.Credentials
@@ -127,9 +128,9 @@ func TestP2JudgeKeepsWhatParses(t *testing.T) {
 		{"form cut", `refresh_token=r2&access_token=a`, true, "truncated", "", "r2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			v := c.Judge("xai", provider.RawAnswer{Status: 200, Body: []byte(tt.body), Truncated: tt.truncated, ReceivedAt: received,
+			v := c.Judge("xai", refresh.RawAnswer{Status: 200, Body: []byte(tt.body), Truncated: tt.truncated, ReceivedAt: received,
 				Header: map[string]string{"Content-Type": "text/plain"}})
-			if v.Outcome != provider.Unknown || v.Code != tt.code ||
+			if v.Outcome != rotation.Unknown || v.Code != tt.code ||
 				v.Credentials.AccessToken.Reveal() != tt.access || v.Credentials.RefreshToken.Reveal() != tt.refresh {
 				t.Errorf("got %s %s access=%q refresh=%q", v.Outcome, v.Code,
 					v.Credentials.AccessToken.Reveal(), v.Credentials.RefreshToken.Reveal())
@@ -137,8 +138,8 @@ func TestP2JudgeKeepsWhatParses(t *testing.T) {
 		})
 	}
 	// Complete, although the connection broke behind it.
-	v := c.Judge("xai", provider.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a2"}`), Truncated: true, ReceivedAt: received})
-	if v.Outcome != provider.Granted {
+	v := c.Judge("xai", refresh.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a2"}`), Truncated: true, ReceivedAt: received})
+	if v.Outcome != rotation.Granted {
 		t.Errorf("whole object: got %s %s", v.Outcome, v.Code)
 	}
 }
@@ -185,16 +186,16 @@ func FuzzJudge(f *testing.F) {
 	f.Add(200, `access_token=a`, "text/plain", "Wed, 21 Oct 2015 07:28:00 GMT")
 	c := newClient(f, oauth.Config{})
 	f.Fuzz(func(t *testing.T, status int, body, contentType, retryAfter string) {
-		raw := provider.RawAnswer{Status: status, Body: []byte(body), ReceivedAt: received,
+		raw := refresh.RawAnswer{Status: status, Body: []byte(body), ReceivedAt: received,
 			Header: map[string]string{"Content-Type": contentType, "Retry-After": retryAfter}}
 		v := c.Judge("openai", raw)
 		if v.Outcome == "" || v.Message == "" || v.RetryAfter < 0 || v.Lifetime < 0 {
 			t.Errorf("%+v", v)
 		}
-		if (v.Outcome == provider.Granted) && v.Credentials.AccessToken.IsZero() {
+		if (v.Outcome == rotation.Granted) && v.Credentials.AccessToken.IsZero() {
 			t.Error("granted without an access token")
 		}
-		if v.Outcome == provider.Rejected && status != 400 && status != 401 && status != 403 && status/100 != 2 {
+		if v.Outcome == rotation.Rejected && status != 400 && status != 401 && status != 403 && status/100 != 2 {
 			t.Errorf("rejected at %d", status)
 		}
 		v.Credentials.Encode() // panics if an extra field is no JSON
@@ -222,7 +223,7 @@ func FuzzDescribe(f *testing.F) {
 // counts from when the request left.
 func TestP5LifetimeCountsFromTheRequest(t *testing.T) {
 	c := newClient(t, oauth.Config{})
-	raw := provider.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a","expires_in":600}`), SentAt: received, ReceivedAt: received.Add(time.Hour)}
+	raw := refresh.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a","expires_in":600}`), SentAt: received, ReceivedAt: received.Add(time.Hour)}
 	if got := c.Judge("xai", raw).Credentials.ExpiresAt; !got.Equal(received.Add(10 * time.Minute)) {
 		t.Errorf("expires at %s, sent at %s", got, received)
 	}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // Config configures a [Client].
@@ -49,7 +49,7 @@ type Config struct {
 }
 
 // Client talks to the token endpoints that its definitions name. It implements
-// [provider.Endpoint], keeps no connection and no state, and is safe for
+// [refresh.Endpoint], keeps no connection and no state, and is safe for
 // concurrent use.
 type Client struct {
 	definitions Definitions
@@ -153,11 +153,11 @@ func (c *Client) fillDefaults(cfg Config) {
 // Platforms returns the names of the platforms that are defined, sorted.
 func (c *Client) Platforms() []string { return slices.Sorted(maps.Keys(c.definitions)) }
 
-// Policy implements [provider.Endpoint].
-func (c *Client) Policy(platform string) (provider.Policy, bool) {
+// Policy implements [refresh.Endpoint].
+func (c *Client) Policy(platform string) (rotation.Policy, bool) {
 	d, ok := c.definitions[platform]
 	if !ok {
-		return provider.Policy{}, false
+		return rotation.Policy{}, false
 	}
 	return d.Policy(), true
 }

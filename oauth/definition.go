@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // Auth is how the client authenticates at the token endpoint.
@@ -52,7 +52,7 @@ type Definition struct {
 	// ClientSecretEnv names the environment variable that [New] takes
 	// ClientSecret from where that is empty. Missing there is no error: the
 	// platform may not be in use. An exchange then fails unsent with
-	// [provider.ErrMisconfigured].
+	// [refresh.ErrMisconfigured].
 	ClientSecretEnv string
 	Auth            Auth
 	Encoding        Encoding
@@ -99,8 +99,8 @@ func (d Definition) clone() Definition {
 }
 
 // Policy returns the part of the definition that the provider goes by.
-func (d Definition) Policy() provider.Policy {
-	return provider.Policy{
+func (d Definition) Policy() rotation.Policy {
+	return rotation.Policy{
 		Timeout:              d.Timeout,
 		ReuseGrace:           d.ReuseGrace,
 		MinRefreshAge:        d.MinRefreshAge,

@@ -25,7 +25,7 @@ const (
 	openaiProfile = "https://api.openai.com/profile"
 )
 
-// Describe implements [provider.Endpoint]. No signature is checked: what the
+// Describe implements [refresh.Endpoint]. No signature is checked: what the
 // tokens say is used as a description and grants nothing. A claim that is
 // there replaces the extra field of its name, one that is missing leaves it.
 func (c *Client) Describe(_ string, cred account.Credentials) account.Credentials {

@@ -8,7 +8,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/oauth"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 func Example() {
@@ -19,7 +19,7 @@ func Example() {
 	}
 	web := httptest.NewServer(server)
 	defer web.Close()
-	_, refresh := server.NewGrant("alice")
+	_, token := server.NewGrant("alice")
 
 	file := "providers:\n  mine:\n    token_url: " + web.URL + "/token\n    client_id: app\n"
 	definitions, err := oauth.ParseFile("providers.yaml", []byte(file), func(string) string { return "" })
@@ -33,9 +33,9 @@ func Example() {
 		return
 	}
 	exchange := func() {
-		raw, err := client.Send(context.Background(), provider.SendRequest{
+		raw, err := client.Send(context.Background(), refresh.SendRequest{
 			Platform:    "mine",
-			Credentials: account.Credentials{RefreshToken: account.NewSecret(refresh)},
+			Credentials: account.Credentials{RefreshToken: account.NewSecret(token)},
 		})
 		if err != nil {
 			fmt.Println(err)

@@ -7,14 +7,15 @@ import (
 	"regexp"
 	"slices"
 
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // rule is one row of the table that judges answers.
 type rule struct {
 	status  func(int) bool
 	when    func(facts) bool // nil: always
-	outcome provider.Outcome
+	outcome rotation.Outcome
 	code    string // where the answer has none; "": http_<status>
 	why     string
 }
@@ -37,35 +38,35 @@ type facts struct {
 // endpoint that says it did nothing. Everything else (a gateway's 502 and 504,
 // a 2xx without a token) leaves open whether the token was spent.
 var rules = []rule{
-	{is2xx, whole, provider.Granted, "", "the endpoint granted new tokens"},
-	{is2xx, partly, provider.Unknown, "truncated", "the answer with new tokens was cut short"},
-	{is2xx, noAccess, provider.Unknown, "no_access_token", "the answer holds no access token"},
-	{is2xx, codeIn(throttleCodes), provider.Throttled, "", "the endpoint asks to slow down"},
-	{is2xx, codeIn(busyCodes), provider.Transient, "", "the endpoint failed"},
-	{is2xx, codeIn(clientCodes), provider.Misconfigured, "", "the endpoint refuses this client or request"},
-	{is2xx, isPage, provider.Misconfigured, "html", "a web page came instead of an answer: is token_url right, is something in between?"},
-	{is2xx, isEmpty, provider.Unknown, "empty", "the answer is empty"},
-	{is2xx, isCut, provider.Unknown, "truncated", "the answer was cut short"},
-	{is2xx, notJSON, provider.Unknown, "not_json", "the answer is no JSON object"},
-	{is2xx, nil, provider.Unknown, "no_access_token", "the answer holds no access token"},
+	{is2xx, whole, rotation.Granted, "", "the endpoint granted new tokens"},
+	{is2xx, partly, rotation.Unknown, "truncated", "the answer with new tokens was cut short"},
+	{is2xx, noAccess, rotation.Unknown, "no_access_token", "the answer holds no access token"},
+	{is2xx, codeIn(throttleCodes), rotation.Throttled, "", "the endpoint asks to slow down"},
+	{is2xx, codeIn(busyCodes), rotation.Transient, "", "the endpoint failed"},
+	{is2xx, codeIn(clientCodes), rotation.Misconfigured, "", "the endpoint refuses this client or request"},
+	{is2xx, isPage, rotation.Misconfigured, "html", "a web page came instead of an answer: is token_url right, is something in between?"},
+	{is2xx, isEmpty, rotation.Unknown, "empty", "the answer is empty"},
+	{is2xx, isCut, rotation.Unknown, "truncated", "the answer was cut short"},
+	{is2xx, notJSON, rotation.Unknown, "not_json", "the answer is no JSON object"},
+	{is2xx, nil, rotation.Unknown, "no_access_token", "the answer holds no access token"},
 
-	{is3xx, nil, provider.Misconfigured, "redirect", "the endpoint redirects, which is not followed: is token_url right?"},
+	{is3xx, nil, rotation.Misconfigured, "redirect", "the endpoint redirects, which is not followed: is token_url right?"},
 
-	{is(429), nil, provider.Throttled, "", "the endpoint asks to slow down"},
-	{is(408), nil, provider.Unknown, "", "the endpoint gave up waiting"},
-	{is(400, 401, 403), isDead, provider.Rejected, "", "the endpoint refuses this grant"},
-	{is4xx, codeIn(throttleCodes), provider.Throttled, "", "the endpoint asks to slow down"},
-	{is4xx, codeIn(busyCodes), provider.Transient, "", "the endpoint failed"},
-	{is4xx, isPage, provider.Misconfigured, "html", "a web page came instead of an answer: is token_url right, is something in between?"},
-	{is4xx, cutBeforeCode, provider.Transient, "truncated", "the refusal was cut short before it said why"},
-	{is4xx, codeIn(clientCodes), provider.Misconfigured, "", "the endpoint refuses this client or request"},
-	{is(404, 405), nil, provider.Misconfigured, "", "there is no token endpoint at this address"},
+	{is(429), nil, rotation.Throttled, "", "the endpoint asks to slow down"},
+	{is(408), nil, rotation.Unknown, "", "the endpoint gave up waiting"},
+	{is(400, 401, 403), isDead, rotation.Rejected, "", "the endpoint refuses this grant"},
+	{is4xx, codeIn(throttleCodes), rotation.Throttled, "", "the endpoint asks to slow down"},
+	{is4xx, codeIn(busyCodes), rotation.Transient, "", "the endpoint failed"},
+	{is4xx, isPage, rotation.Misconfigured, "html", "a web page came instead of an answer: is token_url right, is something in between?"},
+	{is4xx, cutBeforeCode, rotation.Transient, "truncated", "the refusal was cut short before it said why"},
+	{is4xx, codeIn(clientCodes), rotation.Misconfigured, "", "the endpoint refuses this client or request"},
+	{is(404, 405), nil, rotation.Misconfigured, "", "there is no token endpoint at this address"},
 	// Nobody knows what this is about: perhaps this account alone. It backs off,
 	// and the circuit opens if others run into it too.
-	{is4xx, nil, provider.Transient, "", "the endpoint refuses this request"},
+	{is4xx, nil, rotation.Transient, "", "the endpoint refuses this request"},
 
-	{is(500, 503, 529), nil, provider.Transient, "", "the endpoint failed"},
-	{anyStatus, nil, provider.Unknown, "", "nobody can say what became of the request"},
+	{is(500, 503, 529), nil, rotation.Transient, "", "the endpoint failed"},
+	{anyStatus, nil, rotation.Unknown, "", "nobody can say what became of the request"},
 }
 
 // Codes that mean the same in every dialect.
@@ -102,14 +103,14 @@ func codeIn(codes []string) func(facts) bool {
 	}
 }
 
-// Judge implements [provider.Endpoint]. A platform that is not defined any
+// Judge implements [refresh.Endpoint]. A platform that is not defined any
 // more is judged by the defaults.
-func (c *Client) Judge(platform string, raw provider.RawAnswer) provider.Verdict {
+func (c *Client) Judge(platform string, raw refresh.RawAnswer) rotation.Verdict {
 	d, ok := c.definitions[platform]
 	if !ok {
 		d = defaults()
 	}
-	v := provider.Verdict{RetryAfter: retryAfter(raw)}
+	v := rotation.Verdict{RetryAfter: retryAfter(raw)}
 	b := readBody(raw)
 	if is2xx(raw.Status) {
 		d.read(b, cmp.Or(raw.SentAt, raw.ReceivedAt), &v)
@@ -121,13 +122,13 @@ func (c *Client) Judge(platform string, raw provider.RawAnswer) provider.Verdict
 	r := rules[i] // the last one always fits
 	v.Outcome = r.outcome
 	v.Code, v.Message = r.tell(f, raw)
-	if r.outcome == provider.Rejected {
+	if r.outcome == rotation.Rejected {
 		v.Reused = f.reused()
 	}
 	return v
 }
 
-func (d Definition) facts(b body, raw provider.RawAnswer, v provider.Verdict) facts {
+func (d Definition) facts(b body, raw refresh.RawAnswer, v rotation.Verdict) facts {
 	f := facts{
 		body:    b,
 		codes:   b.codes(),
@@ -170,14 +171,14 @@ func (f facts) reused() bool {
 var safeCode = regexp.MustCompile(`^[a-z][a-z_.-]{0,47}$`)
 
 // tell returns the verdict's code and its line for people.
-func (r rule) tell(f facts, raw provider.RawAnswer) (code, message string) {
-	if r.outcome == provider.Granted {
+func (r rule) tell(f facts, raw refresh.RawAnswer) (code, message string) {
+	if r.outcome == rotation.Granted {
 		return "", r.why
 	}
 	code = r.code
 	shown := slices.IndexFunc(f.codes, safeCode.MatchString)
 	switch {
-	case r.outcome == provider.Rejected:
+	case r.outcome == rotation.Rejected:
 		code = f.dead
 	case shown >= 0 && code == "":
 		code = f.codes[shown]
@@ -192,7 +193,7 @@ func (r rule) tell(f facts, raw provider.RawAnswer) (code, message string) {
 }
 
 // redirectHost returns where a redirect leads, without what may be a secret.
-func redirectHost(raw provider.RawAnswer) string {
+func redirectHost(raw refresh.RawAnswer) string {
 	u, err := url.Parse(raw.Header["Location"])
 	if err != nil || !hostName.MatchString(u.Hostname()) {
 		return ""

@@ -7,10 +7,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tokenbus/tokenbus/oauth"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
-var _ provider.Endpoint = (*oauth.Client)(nil)
+var _ refresh.Endpoint = (*oauth.Client)(nil)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/oauth"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // connectProxy is an HTTP proxy that knows CONNECT and one user.
@@ -188,7 +188,7 @@ func TestProxyIsBinding(t *testing.T) {
 			req.BeforeFirstByte = func() error { t.Error("asked to send"); return nil }
 			_, err := c.Send(t.Context(), req)
 			sendError(t, err, false)
-			if errors.Is(err, provider.ErrMisconfigured) {
+			if errors.Is(err, refresh.ErrMisconfigured) {
 				t.Errorf("blames the platform: %v", err)
 			}
 		})

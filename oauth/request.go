@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // request is one refresh request, ready for the wire.
@@ -24,7 +24,7 @@ type request struct {
 }
 
 // build makes the refresh request of RFC 6749 §6. Its errors hold no secret;
-// one that is the definition's fault wraps [provider.ErrMisconfigured].
+// one that is the definition's fault wraps [refresh.ErrMisconfigured].
 func (c *Client) build(d Definition, cred account.Credentials) (request, error) {
 	var out request
 	if cred.RefreshToken.IsZero() {
@@ -32,7 +32,7 @@ func (c *Client) build(d Definition, cred account.Credentials) (request, error) 
 	}
 	var err error
 	if out.url, err = parseTokenURL(d.TokenURL); err != nil {
-		return out, fmt.Errorf("%w: token_url %w", provider.ErrMisconfigured, err)
+		return out, fmt.Errorf("%w: token_url %w", refresh.ErrMisconfigured, err)
 	}
 	if out.proxy, err = choosePath(d, cred); err != nil {
 		return out, err
@@ -113,7 +113,7 @@ func choosePath(d Definition, cred account.Credentials) (*url.URL, error) {
 	}
 	u, err := parseProxyURL(d.ProxyURL)
 	if err != nil {
-		return nil, fmt.Errorf("%w: proxy_url %w", provider.ErrMisconfigured, err)
+		return nil, fmt.Errorf("%w: proxy_url %w", refresh.ErrMisconfigured, err)
 	}
 	return u, nil
 }
@@ -144,9 +144,9 @@ func chooseClient(d Definition, cred account.Credentials) (id string, secret acc
 	case own:
 		return "", secret, errors.New("the account has a client_id without a client_secret")
 	case d.ClientSecretEnv != "":
-		return "", secret, fmt.Errorf("%w: the environment variable %s holds no client secret", provider.ErrMisconfigured, d.ClientSecretEnv)
+		return "", secret, fmt.Errorf("%w: the environment variable %s holds no client secret", refresh.ErrMisconfigured, d.ClientSecretEnv)
 	}
-	return "", secret, fmt.Errorf("%w: the platform has no client secret", provider.ErrMisconfigured)
+	return "", secret, fmt.Errorf("%w: the platform has no client secret", refresh.ErrMisconfigured)
 }
 
 func encode(e Encoding, fields map[string]string) (body []byte, contentType string) {

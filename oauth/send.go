@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // keptHeaders are the headers of an answer that a verdict or a person needs.
@@ -23,26 +23,26 @@ const lastLook = 20 * time.Millisecond
 // maxInterim bounds the 1xx answers before the real one.
 const maxInterim = 5
 
-// Send implements [provider.Endpoint]. It gives up when ctx ends or the
+// Send implements [refresh.Endpoint]. It gives up when ctx ends or the
 // definition's timeout has passed, whichever is sooner. An answer whose status
 // line and header arrived is returned whatever happened to its body, which is
-// then marked as truncated. Every error is a [*provider.SendError]; one that
-// wraps [provider.ErrMisconfigured] is the definition's fault, not the
+// then marked as truncated. Every error is a [*refresh.SendError]; one that
+// wraps [refresh.ErrMisconfigured] is the definition's fault, not the
 // account's. No error holds a secret.
-func (c *Client) Send(ctx context.Context, req provider.SendRequest) (provider.RawAnswer, error) {
+func (c *Client) Send(ctx context.Context, req refresh.SendRequest) (refresh.RawAnswer, error) {
 	d, ok := c.definitions[req.Platform]
 	if !ok {
-		return provider.RawAnswer{}, unsent(fmt.Errorf("%w: no provider of this name is defined", provider.ErrMisconfigured))
+		return refresh.RawAnswer{}, unsent(fmt.Errorf("%w: no provider of this name is defined", refresh.ErrMisconfigured))
 	}
 	r, err := c.build(d, req.Credentials)
 	if err != nil {
-		return provider.RawAnswer{}, unsent(err)
+		return refresh.RawAnswer{}, unsent(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
 	defer cancel()
 	raw, err := c.connect(ctx, r)
 	if err != nil {
-		return provider.RawAnswer{}, unsent(fmt.Errorf("connect to the token endpoint: %w", err))
+		return refresh.RawAnswer{}, unsent(fmt.Errorf("connect to the token endpoint: %w", err))
 	}
 	conn := &firstByteConn{Conn: raw, before: req.BeforeFirstByte}
 	defer conn.Close()
@@ -56,31 +56,31 @@ func (c *Client) Send(ctx context.Context, req provider.SendRequest) (provider.R
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
 		}
-		return provider.RawAnswer{}, &provider.SendError{Sent: conn.sent, Err: err}
+		return refresh.RawAnswer{}, &refresh.SendError{Sent: conn.sent, Err: err}
 	}
 	answer.SentAt = sent
 	return answer, nil
 }
 
-func unsent(err error) error { return &provider.SendError{Err: err} }
+func unsent(err error) error { return &refresh.SendError{Err: err} }
 
 // exchange writes the request and reads the answer.
-func (c *Client) exchange(conn *firstByteConn, request []byte) (provider.RawAnswer, error) {
+func (c *Client) exchange(conn *firstByteConn, request []byte) (refresh.RawAnswer, error) {
 	if _, err := conn.Write(request); err != nil {
 		if conn.refused {
-			return provider.RawAnswer{}, err
+			return refresh.RawAnswer{}, err
 		}
 		// The endpoint may have answered before it had read everything.
 		if answer, readErr := c.read(conn); readErr == nil {
 			return answer, nil
 		}
-		return provider.RawAnswer{}, fmt.Errorf("send the request: %w", err)
+		return refresh.RawAnswer{}, fmt.Errorf("send the request: %w", err)
 	}
 	return c.read(conn)
 }
 
 // read reads one answer.
-func (c *Client) read(conn net.Conn) (provider.RawAnswer, error) {
+func (c *Client) read(conn net.Conn) (refresh.RawAnswer, error) {
 	limit := &io.LimitedReader{R: conn, N: c.maxHeader}
 	br := bufio.NewReader(limit)
 	var resp *http.Response
@@ -88,15 +88,15 @@ func (c *Client) read(conn net.Conn) (provider.RawAnswer, error) {
 		var err error
 		if resp, err = http.ReadResponse(br, &http.Request{Method: http.MethodPost}); err != nil {
 			if limit.N <= 0 {
-				return provider.RawAnswer{}, fmt.Errorf("the answer's header is larger than %d bytes", c.maxHeader)
+				return refresh.RawAnswer{}, fmt.Errorf("the answer's header is larger than %d bytes", c.maxHeader)
 			}
-			return provider.RawAnswer{}, readError(err)
+			return refresh.RawAnswer{}, readError(err)
 		}
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
 			break
 		}
 	}
-	answer := provider.RawAnswer{
+	answer := refresh.RawAnswer{
 		Status:     resp.StatusCode,
 		Header:     map[string]string{},
 		ReceivedAt: c.now().UTC().Truncate(time.Millisecond),

@@ -23,7 +23,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/oauth"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // The secrets of these tests. None may be in any error.
@@ -55,19 +55,19 @@ func define(tokenURL string, more ...func(*oauth.Definition)) oauth.Definitions 
 	return oauth.Definitions{"mine": d}
 }
 
-func request(more ...func(*account.Credentials)) provider.SendRequest {
+func request(more ...func(*account.Credentials)) refresh.SendRequest {
 	c := account.Credentials{RefreshToken: account.NewSecret(refreshSecret), AccessToken: account.NewSecret("old")}
 	for _, m := range more {
 		m(&c)
 	}
-	return provider.SendRequest{Platform: "mine", Credentials: c}
+	return refresh.SendRequest{Platform: "mine", Credentials: c}
 }
 
 // sendError returns err as a SendError and checks that it is clean.
-func sendError(t *testing.T, err error, sent bool) *provider.SendError {
+func sendError(t *testing.T, err error, sent bool) *refresh.SendError {
 	t.Helper()
 	noSecrets(t, err)
-	e, ok := errors.AsType[*provider.SendError](err)
+	e, ok := errors.AsType[*refresh.SendError](err)
 	if !ok {
 		t.Fatalf("got %v, want a SendError", err)
 	}
@@ -229,12 +229,12 @@ func TestSendRefusesUnsent(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
 		define        []func(*oauth.Definition)
-		req           provider.SendRequest
+		req           refresh.SendRequest
 		misconfigured bool
 	}{
 		{"secret missing", []func(*oauth.Definition){needsSecret(oauth.AuthBody)}, request(), true},
 		{"secret missing, basic", []func(*oauth.Definition){needsSecret(oauth.AuthBasic)}, request(), true},
-		{"no such platform", nil, provider.SendRequest{Platform: "nobody", Credentials: request().Credentials}, true},
+		{"no such platform", nil, refresh.SendRequest{Platform: "nobody", Credentials: request().Credentials}, true},
 		{"no client id", []func(*oauth.Definition){func(d *oauth.Definition) { d.ClientID = "" }}, request(), false},
 		{"own client without secret, basic", []func(*oauth.Definition){needsSecret(oauth.AuthBasic)}, request(func(c *account.Credentials) { c.ClientID = "own" }), false},
 		{"no refresh token", nil, request(func(c *account.Credentials) { c.RefreshToken = account.Secret{} }), false},
@@ -245,7 +245,7 @@ func TestSendRefusesUnsent(t *testing.T) {
 			tt.req.BeforeFirstByte = func() error { t.Error("asked to send"); return nil }
 			_, err := c.Send(t.Context(), tt.req)
 			sendError(t, err, false)
-			if errors.Is(err, provider.ErrMisconfigured) != tt.misconfigured {
+			if errors.Is(err, refresh.ErrMisconfigured) != tt.misconfigured {
 				t.Errorf("misconfigured: want %v: %v", tt.misconfigured, err)
 			}
 		})
@@ -373,7 +373,7 @@ func TestSendReturnsTheAnswerUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	date := got.Header["Date"]
-	want := provider.RawAnswer{Status: 429, Body: []byte(" {odd} "), SentAt: now.UTC().Truncate(time.Millisecond), ReceivedAt: now.UTC().Truncate(time.Millisecond),
+	want := refresh.RawAnswer{Status: 429, Body: []byte(" {odd} "), SentAt: now.UTC().Truncate(time.Millisecond), ReceivedAt: now.UTC().Truncate(time.Millisecond),
 		Header: map[string]string{"Content-Type": "application/json", "Retry-After": "7", "Retry-After-Ms": "6500", "Location": "/x", "Date": date}}
 	if date == "" || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v %q\nwant %+v", got.Header, got.Body, want.Header)

@@ -9,8 +9,10 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 func badRequest(t *testing.T, what string, err error, names string) {
@@ -44,7 +46,7 @@ func TestP10PutRefusesBadInput(t *testing.T) {
 	r.ID = "a.b"
 	_, err = p.Put(t.Context(), r)
 	badRequest(t, "a bad id", err, "id")
-	if _, err := f.store.Get(t.Context(), key("x")); !errors.Is(err, provider.ErrNotFound) {
+	if _, err := f.store.Get(t.Context(), key("x")); !errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("something was stored: %v", err)
 	}
 }
@@ -322,7 +324,7 @@ func TestJournalThatCantBeReadBlocksTheExchange(t *testing.T) {
 	p := f.worker()
 	_, refresh := f.login(p, "x", -time.Second)
 	f.orphan("x", func(r *account.Rotation) { r.NoAnswer, r.State = true, account.RotationInDoubt })
-	if err := f.journal.Put(t.Context(), provider.Record{Key: key("x"), RotationID: "orphan", FromVersion: 1, Answer: []byte("sealed with another keyset")}); err != nil {
+	if err := f.journal.Put(t.Context(), rotation.Record{Key: key("x"), RotationID: "orphan", FromVersion: 1, Answer: []byte("sealed with another keyset")}); err != nil {
 		t.Fatal(err)
 	}
 	f.refused(p, "x", events.TokenRequest{}, events.CodeUnavailable)
@@ -364,12 +366,12 @@ func TestGraceCountsFromTheFirstAttempt(t *testing.T) {
 		Key: key("x"), Status: account.Active, Version: 1, ExpiresAt: now.Add(time.Hour), Fingerprints: account.Fingerprints{Refresh: "r"},
 		Rotation: &account.Rotation{ID: "2", StartedAt: now, FirstStartedAt: now.Add(-50 * time.Second), NoAnswer: true, Attempts: 2},
 	}
-	rules := provider.Rules{Now: now.Add(5 * time.Second), Timing: provider.DefaultTiming(), Policy: provider.Policy{ReuseGrace: time.Minute}}
-	if plan := provider.Decide(&a, 1, events.ReasonRequest, provider.Sight{}, rules); plan.Step != provider.StepTakeOver {
+	rules := rotation.Rules{Now: now.Add(5 * time.Second), Timing: rotation.DefaultTiming(), Policy: rotation.Policy{ReuseGrace: time.Minute}}
+	if plan := rotation.Decide(&a, 1, events.ReasonRequest, rotation.Sight{}, rules); plan.Step != rotation.StepTakeOver {
 		t.Errorf("within the grace: %s", plan.Step)
 	}
 	rules.Now = now.Add(15 * time.Second)
-	if plan := provider.Decide(&a, 1, events.ReasonRequest, provider.Sight{}, rules); plan.Step != provider.StepInDoubt || !plan.At.Equal(now.Add(57*time.Minute)) {
+	if plan := rotation.Decide(&a, 1, events.ReasonRequest, rotation.Sight{}, rules); plan.Step != rotation.StepInDoubt || !plan.At.Equal(now.Add(57*time.Minute)) {
 		t.Errorf("past the grace: %s at %s", plan.Step, plan.At)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbus/tokenbus/oauth"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 	"github.com/tokenbus/tokenbus/seal"
 )
 
@@ -34,7 +35,7 @@ type fleet struct {
 	endpoint *oauthtest.Server
 	url      string
 	def      oauth.Definition
-	timing   provider.Timing
+	timing   rotation.Timing
 	clock    *clock
 	names    atomic.Int64
 }
@@ -53,7 +54,7 @@ func newFleet(t testing.TB, cfg oauthtest.Config) *fleet {
 	t.Helper()
 	f := &fleet{
 		t: t, store: &memory.Store{}, cache: &memory.Cache{}, locker: &memory.Locker{}, journal: &memory.Journal{}, bus: &memory.Bus{},
-		timing: provider.DefaultTiming(), clock: &clock{},
+		timing: rotation.DefaultTiming(), clock: &clock{},
 	}
 	f.timing.LeaseTTL = 5 * time.Second
 	cfg.Now = f.clock.Now

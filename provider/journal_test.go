@@ -13,6 +13,8 @@ import (
 	"github.com/tokenbus/tokenbus/internal/memory"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // tornJournal has records that can't be read beside those that can.
@@ -21,7 +23,7 @@ type tornJournal struct {
 	torn error
 }
 
-func (j tornJournal) Records(ctx context.Context, key account.Key) ([]provider.Record, error) {
+func (j tornJournal) Records(ctx context.Context, key account.Key) ([]rotation.Record, error) {
 	records, err := j.Journal.Records(ctx, key)
 	return records, errors.Join(j.torn, err)
 }
@@ -29,12 +31,12 @@ func (j tornJournal) Records(ctx context.Context, key account.Key) ([]provider.R
 func TestJournalList(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	spool := tornJournal{&memory.Journal{}, errors.Join(
-		&provider.TornError{Key: key("torn"), Where: "/spool/torn", Err: errors.New("the file is empty")},
-		&provider.TornError{Where: "/spool/rubbish", Err: errors.New("no record")},
+		&refresh.TornError{Key: key("torn"), Where: "/spool/torn", Err: errors.New("the file is empty")},
+		&refresh.TornError{Where: "/spool/rubbish", Err: errors.New("no record")},
 	)}
 	p := f.worker(func(c *provider.Config) { c.Spool = spool })
 	at := time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC)
-	foreign := provider.Record{Key: key("foreign"), RotationID: "r1", FromVersion: 3, Worker: "w9", Host: "h9", At: at, Answer: []byte("SEALED")}
+	foreign := rotation.Record{Key: key("foreign"), RotationID: "r1", FromVersion: 3, Worker: "w9", Host: "h9", At: at, Answer: []byte("SEALED")}
 	for _, err := range []error{f.journal.Put(t.Context(), foreign), spool.Put(t.Context(), foreign)} {
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +68,7 @@ func TestJournalListWithoutTheSharedJournal(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	spool := &memory.Journal{}
 	p := f.worker(func(c *provider.Config) { c.Spool = spool })
-	if err := spool.Put(t.Context(), provider.Record{Key: key("x"), RotationID: "r", FromVersion: 1, Answer: []byte("x")}); err != nil {
+	if err := spool.Put(t.Context(), rotation.Record{Key: key("x"), RotationID: "r", FromVersion: 1, Answer: []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
 	f.journal.Fault.Set(func(context.Context, string, account.Key) (bool, error) { return false, errors.New("bucket away") })

@@ -11,7 +11,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // rounds is how many cases one check of rapid makes: they are cheap.
@@ -28,18 +28,18 @@ func drawDuration(t *rapid.T, label string, lo time.Duration) time.Duration {
 }
 
 // drawTiming draws any configuration that [provider.New] takes.
-func drawTiming(t *rapid.T) provider.Timing {
-	timing := provider.Timing{
+func drawTiming(t *rapid.T) rotation.Timing {
+	timing := rotation.Timing{
 		RefreshSkew: drawDuration(t, "refresh skew", 0), CacheSkew: drawDuration(t, "cache skew", 0), MinTTL: drawDuration(t, "min ttl", 0),
 		LeaseTTL: drawDuration(t, "lease ttl", 0), L1MaxAge: time.Second,
 	}
 	switch rapid.IntRange(0, 3).Draw(t, "refresh ahead is") {
 	case 0:
-		timing.RefreshAhead = provider.RefreshAheadOff
+		timing.RefreshAhead = rotation.RefreshAheadOff
 	case 1:
 		timing.RefreshAhead = drawDuration(t, "refresh ahead", 0)
 	case 2:
-		timing = provider.DefaultTiming()
+		timing = rotation.DefaultTiming()
 	}
 	return timing
 }
@@ -62,10 +62,10 @@ func TestSkewsAreAPartOfTheLifetime(t *testing.T) {
 				name              string
 				got, given, limit time.Duration
 			}{
-				{"refresh skew", provider.RefreshSkew(timing, lifetime), timing.RefreshSkew, lifetime / 3},
-				{"cache skew", provider.CacheSkew(timing, lifetime), timing.CacheSkew, lifetime / 3},
-				{"min ttl", provider.MinTTL(timing, lifetime), timing.MinTTL, lifetime / 4},
-				{"refresh skew, lifetime unknown", provider.RefreshSkew(timing, 0), timing.RefreshSkew, timing.RefreshSkew},
+				{"refresh skew", timing.RefreshSkewOf(lifetime), timing.RefreshSkew, lifetime / 3},
+				{"cache skew", timing.CacheSkewOf(lifetime), timing.CacheSkew, lifetime / 3},
+				{"min ttl", timing.MinTTLOf(lifetime), timing.MinTTL, lifetime / 4},
+				{"refresh skew, lifetime unknown", timing.RefreshSkewOf(0), timing.RefreshSkew, timing.RefreshSkew},
 			} {
 				if s.got != min(s.given, s.limit) {
 					t.Fatalf("%s is %v for a lifetime of %v, want the smaller of %v and %v", s.name, s.got, lifetime, s.given, s.limit)
@@ -86,21 +86,21 @@ func TestFreshTokenIsNotDue(t *testing.T) {
 			if one(t, 3, "no expires_at") {
 				a.ExpiresAt = time.Time{}
 			}
-			var policy provider.Policy
+			var policy rotation.Policy
 			if one(t, 4, "min refresh age set") {
 				policy.MinRefreshAge = drawDuration(t, "min refresh age", 0)
 			}
 			if one(t, 4, "refresh at least every set") {
 				policy.RefreshAtLeastEvery = drawDuration(t, "refresh at least every", time.Second)
 			}
-			at := provider.RefreshAt(timing, a, policy, rapid.Float64Range(0, 0.999).Draw(t, "rnd"))
+			at := timing.RefreshAt(a, policy, rapid.Float64Range(0, 0.999).Draw(t, "rnd"))
 			if !at.IsZero() && !at.After(noon) {
 				t.Fatalf("a token of %v is due %v after it was issued", lifetime, at.Sub(noon))
 			}
-			if skew := provider.RefreshSkew(timing, lifetime); lifetime <= skew {
+			if skew := timing.RefreshSkewOf(lifetime); lifetime <= skew {
 				t.Fatalf("a token of %v begins in its skew of %v", lifetime, skew)
 			}
-			if ttl := provider.MinTTL(timing, lifetime); lifetime <= ttl {
+			if ttl := timing.MinTTLOf(lifetime); lifetime <= ttl {
 				t.Fatalf("a token of %v begins below its min ttl of %v", lifetime, ttl)
 			}
 		}
@@ -121,12 +121,12 @@ type situation struct {
 	a      *account.Account
 	over   account.Version
 	reason events.Reason
-	sight  provider.Sight
-	rules  provider.Rules
+	sight  rotation.Sight
+	rules  rotation.Rules
 }
 
-func (s situation) decide() provider.Plan {
-	return provider.Decide(s.a, s.over, s.reason, s.sight, s.rules)
+func (s situation) decide() rotation.Plan {
+	return rotation.Decide(s.a, s.over, s.reason, s.sight, s.rules)
 }
 
 func (s situation) String() string {
@@ -160,7 +160,7 @@ func (s situation) skewBegins() time.Time {
 	if end.IsZero() {
 		return end
 	}
-	return end.Add(-provider.RefreshSkew(s.rules.Timing, s.a.Lifetime))
+	return end.Add(-s.rules.Timing.RefreshSkewOf(s.a.Lifetime))
 }
 
 // drawSituation draws any situation; in most, several things speak for a
@@ -213,9 +213,9 @@ func drawSituation(t *rapid.T) situation {
 		s.sight.Still = drawDuration(t, "still", 0)
 		s.sight.Known = s.sight.Still + drawDuration(t, "known", 0)
 	}
-	s.rules = provider.Rules{
+	s.rules = rotation.Rules{
 		Now: noon, Timing: drawTiming(t), Force: one(t, 5, "force"), Exempt: one(t, 5, "exempt"),
-		Policy: provider.Policy{Timeout: drawDuration(t, "timeout", time.Second)},
+		Policy: rotation.Policy{Timeout: drawDuration(t, "timeout", time.Second)},
 	}
 	if one(t, 3, "grace set") {
 		s.rules.Policy.ReuseGrace = drawDuration(t, "grace", time.Second)
@@ -254,15 +254,15 @@ func TestP1P9DecideNeverSendsWhatMustNotBeSent(t *testing.T) {
 		for range rounds {
 			s := drawSituation(t)
 			plan := s.decide()
-			sends := plan.Step == provider.StepBegin || plan.Step == provider.StepTakeOver
+			sends := plan.Step == rotation.StepBegin || plan.Step == rotation.StepTakeOver
 			if why := s.mustNotSend(); why != nil && sends {
 				t.Fatalf("%s, though %v: %v", plan.Step, why, s)
 			}
 			cooling := s.a.CooldownUntil.After(noon)
-			if cooling && (plan.Step == provider.StepBegin || plan.Step == provider.StepTakeOver && !s.rules.Force) {
+			if cooling && (plan.Step == rotation.StepBegin || plan.Step == rotation.StepTakeOver && !s.rules.Force) {
 				t.Fatalf("%s, though its back-off runs: %v", plan.Step, s)
 			}
-			if plan.Step == provider.StepBegin && (s.a.Rotation != nil || s.a.EarliestRefreshAt.After(noon)) {
+			if plan.Step == rotation.StepBegin && (s.a.Rotation != nil || s.a.EarliestRefreshAt.After(noon)) {
 				t.Fatalf("begin, though a rotation is recorded or it is too early: %v", s)
 			}
 		}
@@ -274,7 +274,7 @@ func TestP1DecideTakesOverByTheRuleAlone(t *testing.T) {
 		for range rounds {
 			s := drawSituation(t)
 			plan := s.decide()
-			if plan.Step != provider.StepTakeOver {
+			if plan.Step != rotation.StepTakeOver {
 				continue
 			}
 			switch {
@@ -300,29 +300,29 @@ func TestDecideGoesOnWhereItMay(t *testing.T) {
 			s := drawSituation(t)
 			plan := s.decide()
 			switch plan.Step {
-			case provider.StepDone:
+			case rotation.StepDone:
 				if s.a.Version <= s.over {
 					t.Fatalf("done, though the store has nothing newer: %v", s)
 				}
-			case provider.StepRefuse:
+			case rotation.StepRefuse:
 				if plan.Err == nil || plan.Err.Code == events.CodeCoolingDown && plan.Err.RetryAfter <= 0 {
 					t.Fatalf("refused without a reason or without retry_after (%v): %v", plan.Err, s)
 				}
-			case provider.StepWait:
+			case rotation.StepWait:
 				if s.a.Rotation == nil || s.a.Rotation.NoAnswer || s.sight.Still >= s.silence() {
 					t.Fatalf("waits for a worker that is gone: %v", s)
 				}
-			case provider.StepInDoubt:
+			case rotation.StepInDoubt:
 				if s.a.Rotation == nil || s.rules.Force || s.inGrace() || !plan.At.After(noon) {
 					t.Fatalf("in doubt until %v, though it might go on: %v", plan.At, s)
 				}
 			}
 			// The same when the time has come, nobody having stirred.
-			if plan.Step == provider.StepInDoubt {
+			if plan.Step == rotation.StepInDoubt {
 				s.rules.Policy.ReuseGrace = 0 // it may have begun to matter, or ended
 				wait := plan.At.Sub(noon)
 				s.rules.Now, s.sight.Still, s.sight.Known = plan.At, s.sight.Still+wait, s.sight.Known+wait
-				if again := s.decide(); again.Step != provider.StepTakeOver {
+				if again := s.decide(); again.Step != rotation.StepTakeOver {
 					t.Fatalf("at the time that it gave (%v) it says %s: %v", plan.At, again.Step, s)
 				}
 			}
@@ -337,19 +337,19 @@ func TestForcedHoldDoublesUpToTenMinutes(t *testing.T) {
 		if one(t, 2, "small") {
 			streak %= 12
 		}
-		hold := provider.ForcedHoldUntil(noon, streak).Sub(noon)
-		next := provider.ForcedHoldUntil(noon, streak+1).Sub(noon)
+		hold := rotation.ForcedHoldUntil(noon, streak).Sub(noon)
+		next := rotation.ForcedHoldUntil(noon, streak+1).Sub(noon)
 		if streak == 0 && hold != 10*time.Second || hold < 10*time.Second || next != min(2*hold, 10*time.Minute) {
 			t.Fatalf("after %d forced refreshes it is %v, after one more %v", streak, hold, next)
 		}
-		if at := provider.ForcedHoldUntil(time.Time{}, streak); !at.IsZero() {
+		if at := rotation.ForcedHoldUntil(time.Time{}, streak); !at.IsZero() {
 			t.Fatalf("a login is held until %v", at)
 		}
 
 		s := situation{a: healthy(), over: 1, reason: rapid.SampledFrom([]events.Reason{events.ReasonRejected, events.ReasonForced}).Draw(t, "reason")}
 		s.a.IssuedAt, s.a.ForcedStreak = noon, streak
-		s.rules = provider.Rules{Timing: provider.DefaultTiming(), Now: noon.Add(hold - time.Duration(rapid.Int64Range(1, int64(hold)).Draw(t, "before")))}
-		if plan := s.decide(); plan.Step != provider.StepRefuse || plan.Err.Code != events.CodeCoolingDown {
+		s.rules = rotation.Rules{Timing: rotation.DefaultTiming(), Now: noon.Add(hold - time.Duration(rapid.Int64Range(1, int64(hold)).Draw(t, "before")))}
+		if plan := s.decide(); plan.Step != rotation.StepRefuse || plan.Err.Code != events.CodeCoolingDown {
 			t.Fatalf("within the hold of %v it says %s: %v", hold, plan.Step, s)
 		}
 		for _, change := range []func(r *situation){
@@ -361,7 +361,7 @@ func TestForcedHoldDoublesUpToTenMinutes(t *testing.T) {
 		} {
 			r := s
 			change(&r)
-			if plan := r.decide(); plan.Step != provider.StepBegin {
+			if plan := r.decide(); plan.Step != rotation.StepBegin {
 				t.Fatalf("nothing holds it, and it says %s: %v", plan.Step, r)
 			}
 		}

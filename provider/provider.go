@@ -9,165 +9,189 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/accounts"
 	"github.com/tokenbus/tokenbus/backoff"
+	"github.com/tokenbus/tokenbus/clock"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/lookup"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // Config is what a [Provider] is made of. The ports are required.
 type Config struct {
-	Store     Store
-	Cache     Cache
-	Locker    Locker
-	Journal   Journal // shared by all workers
-	Spool     Spool   // on this machine's disk
-	Endpoint  Endpoint
-	Publisher Publisher
-	Sealer    Sealer
+	Store     ledger.Store
+	Cache     ledger.Cache
+	Publisher ledger.Publisher
+	Sealer    ledger.Sealer
+	Locker    refresh.Locker
+	Journal   refresh.Journal // shared by all workers
+	Spool     refresh.Spool   // on this machine's disk
+	Endpoint  refresh.Endpoint
 
 	WorkerID string // names this process in records and events; unique in the fleet
 	Host     string // names this machine, for the operator who looks for a spool
 
 	// Timing: the zero value means DefaultTiming; otherwise all of it counts.
-	Timing Timing
+	Timing rotation.Timing
 	// Backoff spaces the attempts on one account: default base 2 s, cap 5 min,
 	// floor 1 s.
 	Backoff backoff.Policy
 	// MaxL1 bounds the accounts in L1; default 200,000.
 	MaxL1 int
 
-	Clock  Clock          // nil: the system's
+	Clock  clock.Clock    // nil: the system's
 	Random func() float64 // in [0,1), for jitter; nil: math/rand
 	Logger *slog.Logger   // nil: discard
 }
 
-// Provider answers token requests and keeps accounts refreshed. Use [New].
-// All methods are safe for concurrent use.
-type Provider struct {
-	store     Store
-	cache     Cache
-	locker    Locker
-	journal   Journal
-	spool     Spool
-	endpoint  Endpoint
-	publisher Publisher
-	sealer    Sealer
-
-	worker, host string
-	timing       Timing
-	backoff      backoff.Policy
-	infra        backoff.Policy // between attempts to save an outcome
-	clock        Clock
-	random       func() float64
-	log          *slog.Logger
-
-	l1        *l1
-	reads     singleflight.Group
-	flights   flights
-	listeners listeners
-	sights    sights
-	gates     gates
-	stats     stats
-	// pending is what the last look for lost announcements has seen; the
-	// sweep's own.
-	pending map[account.Key]account.Rev
-
-	base     context.Context // of everything that outlives a request; ends with Close
-	abort    context.CancelFunc
-	stopping chan struct{} // closed when Close begins
-	stopOnce sync.Once
-	tasks    tasks
-}
-
-// New returns a Provider. All that is wrong with the configuration is reported
-// at once.
-func New(cfg Config) (*Provider, error) {
+// check returns all that is wrong with the configuration.
+func (c Config) check() error {
 	var errs []error
 	for _, port := range []struct {
 		name    string
 		missing bool
 	}{
-		{"Store", cfg.Store == nil}, {"Cache", cfg.Cache == nil}, {"Locker", cfg.Locker == nil}, {"Journal", cfg.Journal == nil},
-		{"Spool", cfg.Spool == nil}, {"Endpoint", cfg.Endpoint == nil}, {"Publisher", cfg.Publisher == nil}, {"Sealer", cfg.Sealer == nil},
-		{"WorkerID", cfg.WorkerID == ""}, {"Host", cfg.Host == ""},
+		{"Store", c.Store == nil}, {"Cache", c.Cache == nil}, {"Locker", c.Locker == nil}, {"Journal", c.Journal == nil},
+		{"Spool", c.Spool == nil}, {"Endpoint", c.Endpoint == nil}, {"Publisher", c.Publisher == nil}, {"Sealer", c.Sealer == nil},
+		{"WorkerID", c.WorkerID == ""}, {"Host", c.Host == ""},
 	} {
 		if port.missing {
 			errs = append(errs, fmt.Errorf("provider config: %s is missing", port.name))
 		}
 	}
-	if cfg.Timing == (Timing{}) {
-		cfg.Timing = DefaultTiming()
-	}
-	t := cfg.Timing
-	if t.RefreshSkew <= 0 || t.CacheSkew <= 0 || t.MinTTL <= 0 || t.LeaseTTL <= 0 || t.L1MaxAge <= 0 || t.RefreshAhead < RefreshAheadOff {
+	if !c.Timing.Valid() {
 		errs = append(errs, errors.New("provider config: Timing: every duration must be positive"))
 	}
-	if cfg.Backoff == (backoff.Policy{}) {
-		cfg.Backoff = backoff.Policy{Base: 2 * time.Second, Cap: 5 * time.Minute, Floor: time.Second}
-	}
-	if err := cfg.Backoff.Validate(); err != nil {
+	if err := c.Backoff.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("provider config: Backoff: %w", err))
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Timing == (rotation.Timing{}) {
+		c.Timing = rotation.DefaultTiming()
 	}
-	if cfg.MaxL1 <= 0 {
-		cfg.MaxL1 = 200_000
+	if c.Backoff == (backoff.Policy{}) {
+		c.Backoff = backoff.Policy{Base: 2 * time.Second, Cap: 5 * time.Minute, Floor: time.Second}
 	}
-	if cfg.Clock == nil {
-		cfg.Clock = systemClock{}
+	if c.MaxL1 <= 0 {
+		c.MaxL1 = 200_000
 	}
-	if cfg.Random == nil {
-		cfg.Random = rand.Float64
+	if c.Clock == nil {
+		c.Clock = clock.System{}
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	if c.Random == nil {
+		c.Random = rand.Float64
 	}
-	p := &Provider{
-		store: cfg.Store, cache: cfg.Cache, locker: cfg.Locker, journal: cfg.Journal, spool: cfg.Spool,
-		endpoint: cfg.Endpoint, publisher: cfg.Publisher, sealer: cfg.Sealer,
-		worker: cfg.WorkerID, host: cfg.Host, timing: cfg.Timing, backoff: cfg.Backoff,
-		infra: backoff.Policy{Base: 100 * time.Millisecond, Cap: 5 * time.Second, Floor: 10 * time.Millisecond},
-		clock: cfg.Clock, random: cfg.Random, log: cfg.Logger,
-		l1: newL1(cfg.MaxL1), stopping: make(chan struct{}),
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	p.flights.m = map[account.Key]*flight{}
-	p.listeners.m = map[account.Key]map[chan struct{}]struct{}{}
-	p.sights.m = map[account.Key]sighting{}
-	p.gates.m = map[string]*gate{}
-	p.stats.init()
-	p.base, p.abort = context.WithCancel(context.Background())
+	return c
+}
+
+// Provider answers token requests and operators, and keeps accounts refreshed.
+// Use [New]. All methods are safe for concurrent use.
+type Provider struct {
+	*lookup.Desk    // answers token requests
+	*accounts.Admin // carries out the operators' verbs
+
+	ledger    *ledger.Ledger
+	refresher *refresh.Refresher
+	cfg       Config
+}
+
+// New returns a Provider. All that is wrong with the configuration is reported
+// at once.
+func New(cfg Config) (*Provider, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	p := &Provider{cfg: cfg}
+	p.ledger = ledger.New(ledger.Config{
+		Store: cfg.Store, Cache: cfg.Cache, Publisher: cfg.Publisher, Sealer: cfg.Sealer, Policy: cfg.Endpoint.Policy,
+		WorkerID: cfg.WorkerID, Timing: cfg.Timing, MaxL1: cfg.MaxL1, Random: cfg.Random, Clock: cfg.Clock, Logger: cfg.Logger,
+	})
+	p.refresher = refresh.New(refresh.Config{
+		Ledger: p.ledger, Store: cfg.Store, Locker: cfg.Locker, Journal: cfg.Journal, Spool: cfg.Spool, Endpoint: cfg.Endpoint, Sealer: cfg.Sealer,
+		WorkerID: cfg.WorkerID, Host: cfg.Host, Timing: cfg.Timing, Backoff: cfg.Backoff, Random: cfg.Random, Clock: cfg.Clock, Logger: cfg.Logger,
+	})
+	p.Desk = lookup.New(lookup.Config{Ledger: p.ledger, Refresher: p.refresher, Timing: cfg.Timing, Clock: cfg.Clock, Logger: cfg.Logger})
+	p.Admin = accounts.New(accounts.Config{
+		Ledger: p.ledger, Refresher: p.refresher, Store: cfg.Store, Journal: cfg.Journal, Spool: cfg.Spool, Endpoint: cfg.Endpoint,
+		Sealer: cfg.Sealer, WorkerID: cfg.WorkerID,
+	})
 	return p, nil
 }
 
-// now is the wall clock at the precision that stores keep.
-func (p *Provider) now() time.Time { return millis(p.clock.Now()) }
+// How often a worker looks for work that nobody brings.
+const (
+	dueEvery     = time.Second
+	pendingEvery = 2 * time.Second
+	journalEvery = 5 * time.Second
+)
 
-// tasks are what runs beside requests and refreshes.
-type tasks struct {
-	mu     sync.Mutex // guards closed, and that nothing starts after it
-	closed bool
-	wg     sync.WaitGroup
+// Run saves what the last start left in the spool, then looks for due
+// refreshes, lost announcements and waiting journal records until ctx ends or
+// Close begins.
+func (p *Provider) Run(ctx context.Context) error {
+	p.refresher.ReplayAll(ctx)
+	var loops sync.WaitGroup
+	loops.Go(func() { p.every(ctx, dueEvery, p.refresher.RefreshDue) })
+	loops.Go(func() { p.every(ctx, pendingEvery, p.ledger.AnnouncePending) })
+	loops.Go(func() { p.every(ctx, journalEvery, p.refresher.ReplayAll) })
+	loops.Wait()
+	return nil
 }
 
-// close lets nothing more start, and waits for what runs.
-func (t *tasks) close() {
-	t.mu.Lock()
-	t.closed = true
-	t.mu.Unlock()
-	t.wg.Wait()
-}
-
-// background runs f on its own goroutine, which Close waits for. Once that
-// waits, f is not run at all: it must be something that is made up for
-// elsewhere, as an announcement is by the sweep and a lease by its end.
-func (p *Provider) background(f func(ctx context.Context)) {
-	p.tasks.mu.Lock()
-	defer p.tasks.mu.Unlock()
-	if !p.tasks.closed {
-		p.tasks.wg.Go(func() { f(p.base) })
+// every calls f again and again, with a jitter that keeps workers apart.
+func (p *Provider) every(ctx context.Context, d time.Duration, f func(context.Context)) {
+	for {
+		wait := d/2 + time.Duration(p.cfg.Random()*float64(d))
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.refresher.Stopping():
+			return
+		case <-p.cfg.Clock.After(wait):
+			f(ctx)
+		}
 	}
+}
+
+// ObserveBump takes note of a bump that was heard: L1 serves nothing older
+// from here on, and a flight that waits for the account looks again. It does
+// not block.
+func (p *Provider) ObserveBump(b events.Bump) {
+	p.ledger.Heard(b.Key, b.Rev)
+	p.refresher.Wake(b.Key)
+}
+
+// ObserveStatus takes note of a status event that was heard. It does not
+// block.
+func (p *Provider) ObserveStatus(e events.Status) {
+	var busy time.Time // any other news ends it
+	if e.Code == events.StatusRefreshing {
+		policy, _ := p.cfg.Endpoint.Policy(e.Key.Platform())
+		busy = p.cfg.Clock.Now().Add(policy.Timeout)
+	}
+	p.ledger.SetBusy(e.Key, busy)
+}
+
+// ObserveRefreshed handles a refreshed event: see [ledger.Ledger.ObserveRefreshed].
+func (p *Provider) ObserveRefreshed(ctx context.Context, e events.Refreshed) error {
+	return p.ledger.ObserveRefreshed(ctx, e)
+}
+
+// Resync is called when bumps may have been missed: nothing is served from L1
+// any more before it was checked against the shared cache or the store.
+func (p *Provider) Resync() {
+	p.ledger.Resync()
+	p.refresher.Wake(account.Key{})
 }
 
 // Close drains: no new refresh starts, those that run end, and their outcome
@@ -175,28 +199,46 @@ func (p *Provider) background(f func(ctx context.Context)) {
 // answered and not saved waits in the journal, and the error says so. Close
 // may be called again.
 func (p *Provider) Close(ctx context.Context) error {
-	p.stopOnce.Do(func() {
-		p.flights.close()
-		close(p.stopping)
-	})
+	p.refresher.Stop()
+	var left error
 	drained := make(chan struct{})
 	go func() {
-		p.flights.wg.Wait()
-		p.tasks.close()
+		left = p.refresher.Wait()
+		p.ledger.Close()
 		close(drained)
 	}()
 	select {
 	case <-drained:
 	case <-ctx.Done():
 	}
-	p.abort()
+	p.refresher.Abort()
+	p.ledger.Abort()
 	<-drained
-	var errs []error
-	if n := p.stats.undone.Load(); n > 0 {
-		errs = append(errs, fmt.Errorf("%d answers of token endpoints are not in the store; they wait in the spool or the journal and the next start saves them", n))
+	return left
+}
+
+// Stats are counters since the start and gauges of now, for metrics.
+type Stats struct {
+	Lookups map[events.Source]int64 // answered, by where the token was found
+	Errors  map[events.Code]int64   // refused, by code
+	Bumps   int64                   // heard, that were news
+
+	Exchanges map[refresh.Exchange]int64 // requests to token endpoints
+	Journaled int64                      // answers that had to wait in the journal
+	Replayed  int64                      // answers settled from the journal
+
+	JournalWaiting int64 // records at the last sweep
+	Flights        int   // refreshes that run
+	L1Entries      int
+}
+
+// Stats returns a snapshot.
+func (p *Provider) Stats() Stats {
+	r := p.refresher.Stats()
+	s := Stats{
+		Bumps: p.ledger.Bumps(), Exchanges: r.Exchanges, Journaled: r.Journaled, Replayed: r.Replayed,
+		JournalWaiting: r.Waiting, Flights: r.Flights, L1Entries: p.ledger.Len(),
 	}
-	if n := p.stats.doubtful.Load(); n > 0 {
-		errs = append(errs, fmt.Errorf("the outcome of %d exchanges is saved nowhere; those accounts are in doubt", n))
-	}
-	return errors.Join(errs...)
+	s.Lookups, s.Errors = p.Counts()
+	return s
 }

@@ -15,17 +15,19 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/spool"
 )
 
 type lateEndpoint struct {
-	provider.Endpoint
+	refresh.Endpoint
 	answered func(ctx context.Context)
 }
 
-func (e lateEndpoint) Send(ctx context.Context, r provider.SendRequest) (provider.RawAnswer, error) {
+func (e lateEndpoint) Send(ctx context.Context, r refresh.SendRequest) (refresh.RawAnswer, error) {
 	raw, err := e.Endpoint.Send(ctx, r)
 	if err == nil {
 		e.answered(ctx)
@@ -96,7 +98,7 @@ func TestP2RestoredBackupDropsNoAnswer(t *testing.T) {
 }
 
 type slowStore struct {
-	provider.Store
+	ledger.Store
 	mu   sync.Mutex
 	gate map[int]chan struct{} // nth Get, after it was read
 	n    int
@@ -398,19 +400,19 @@ func TestRecordThatCantBeDeletedBlocksNothing(t *testing.T) {
 }
 
 type countingLocker struct {
-	provider.Locker
+	refresh.Locker
 	n    *atomic.Int64
 	slow time.Duration
 }
 
 type slowLease struct {
-	provider.Lease
+	refresh.Lease
 	d time.Duration
 }
 
 func (l slowLease) Release(ctx context.Context) { <-time.After(l.d); l.Lease.Release(ctx) }
 
-func (l countingLocker) Acquire(ctx context.Context, k account.Key) (provider.Lease, error) {
+func (l countingLocker) Acquire(ctx context.Context, k account.Key) (refresh.Lease, error) {
 	l.n.Add(1)
 	x, err := l.Locker.Acquire(ctx, k)
 	if err == nil && l.slow > 0 {

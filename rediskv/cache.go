@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // How long an entry is kept past its Until, and at most.
@@ -32,37 +32,37 @@ redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return 1
 `)
 
-// Cache is the cache that all workers share. It implements provider.Cache.
+// Cache is the cache that all workers share. It implements ledger.Cache.
 type Cache struct {
 	client *Client
 }
 
-var _ provider.Cache = (*Cache)(nil)
+var _ ledger.Cache = (*Cache)(nil)
 
 // Cache returns the cache on this client.
 func (c *Client) Cache() *Cache { return &Cache{c} }
 
-// Get implements provider.Cache.
-func (c *Cache) Get(ctx context.Context, key account.Key) (provider.Entry, error) {
+// Get implements ledger.Cache.
+func (c *Cache) Get(ctx context.Context, key account.Key) (ledger.Entry, error) {
 	e, err := c.get(ctx, key)
 	if err != nil {
-		return provider.Entry{}, accountError("get cache entry of", key, err)
+		return ledger.Entry{}, accountError("get cache entry of", key, err)
 	}
 	return e, nil
 }
 
-func (c *Cache) get(ctx context.Context, key account.Key) (provider.Entry, error) {
+func (c *Cache) get(ctx context.Context, key account.Key) (ledger.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.client.timeout)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
-		return provider.Entry{}, err
+		return ledger.Entry{}, err
 	}
 	fields, err := c.client.redis.HMGet(ctx, c.client.key("cache", key.String()), "rev", "version", "until", "value").Result()
 	if err != nil {
-		return provider.Entry{}, explain(ctx, err)
+		return ledger.Entry{}, explain(ctx, err)
 	}
 	if fields[0] == nil {
-		return provider.Entry{}, provider.ErrNotFound
+		return ledger.Entry{}, ledger.ErrNotFound
 	}
 	var problems []error
 	number := func(i int, name string) int64 {
@@ -73,7 +73,7 @@ func (c *Cache) get(ctx context.Context, key account.Key) (provider.Entry, error
 		}
 		return n
 	}
-	e := provider.Entry{
+	e := ledger.Entry{
 		Rev:     account.Rev(number(0, "rev")),
 		Version: account.Version(number(1, "version")),
 		Until:   time.UnixMilli(number(2, "until")).UTC(),
@@ -86,8 +86,8 @@ func (c *Cache) get(ctx context.Context, key account.Key) (provider.Entry, error
 	return e, errors.Join(problems...)
 }
 
-// Put implements provider.Cache.
-func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (bool, error) {
+// Put implements ledger.Cache.
+func (c *Cache) Put(ctx context.Context, key account.Key, e ledger.Entry) (bool, error) {
 	if e.Rev < 0 {
 		return false, accountError("put cache entry of", key, fmt.Errorf("rev %d is negative", e.Rev))
 	}

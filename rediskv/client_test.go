@@ -28,9 +28,10 @@ import (
 	"github.com/tokenbus/tokenbus/internal/rig"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/lease/leasetest"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/cachetest"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/cachetest"
 	"github.com/tokenbus/tokenbus/rediskv"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -69,13 +70,13 @@ var key = func() account.Key {
 	return k
 }()
 
-func entry(rev account.Rev) provider.Entry {
-	return provider.Entry{Rev: rev, Version: 1, Value: fmt.Append(nil, rev), Until: time.Now().Add(time.Hour)}
+func entry(rev account.Rev) ledger.Entry {
+	return ledger.Entry{Rev: rev, Version: 1, Value: fmt.Append(nil, rev), Until: time.Now().Add(time.Hour)}
 }
 
 func TestCache(t *testing.T) {
 	url := rig.Redis(t)
-	cachetest.Run(t, func(t *testing.T) provider.Cache {
+	cachetest.Run(t, func(t *testing.T) ledger.Cache {
 		return open(t, rediskv.Config{URL: url, Prefix: "p" + strings.ToLower(rand.Text())}).Cache()
 	})
 }
@@ -158,7 +159,7 @@ func TestKeysAndTimesToLive(t *testing.T) {
 	if !slices.Equal(names, []string{cacheKey, leaseKey}) {
 		t.Errorf("keys: %v", names)
 	}
-	if _, err := other.Cache().Get(t.Context(), key); !errors.Is(err, provider.ErrNotFound) {
+	if _, err := other.Cache().Get(t.Context(), key); !errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("another prefix sees the entry: %v", err)
 	}
 	if _, err := other.Leases().Acquire(t.Context(), key.String(), "another"); err != nil {
@@ -216,7 +217,7 @@ func TestEviction(t *testing.T) {
 	for _, k := range keys {
 		e, err := c.Get(t.Context(), k)
 		switch {
-		case errors.Is(err, provider.ErrNotFound):
+		case errors.Is(err, ledger.ErrNotFound):
 			evicted++
 			if ok, err := c.Put(t.Context(), k, entry(5)); !ok || err != nil {
 				t.Errorf("put after eviction: %v, %v", ok, err)
@@ -251,7 +252,7 @@ func TestForeignValues(t *testing.T) {
 			if err := write("tokenbus:cache:{openai.alice}"); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := c.Cache().Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+			if _, err := c.Cache().Get(t.Context(), key); err == nil || errors.Is(err, ledger.ErrNotFound) {
 				t.Errorf("get: %v", err)
 			}
 		})
@@ -292,7 +293,7 @@ func TestCredentials(t *testing.T) {
 			client := open(t, rediskv.Config{URL: strings.Replace(c.url, "://", "://"+c.user, 1)})
 			_, putErr := client.Cache().Put(t.Context(), key, entry(1))
 			_, acquireErr := client.Leases().Acquire(t.Context(), key.String(), "owner"+c.name)
-			if errors.Is(acquireErr, provider.ErrHeld) {
+			if errors.Is(acquireErr, refresh.ErrHeld) {
 				acquireErr = nil
 			}
 			for _, call := range []struct {
@@ -337,7 +338,7 @@ func TestLateReply(t *testing.T) {
 	_, putErr := c.Cache().Put(t.Context(), key, entry(2))
 	_, renewErr := c.Leases().Renew(t.Context(), key.String(), token)
 	for name, err := range map[string]error{"Put": putErr, "Renew": renewErr} {
-		if err == nil || errors.Is(err, provider.ErrNotFound) || errors.Is(err, lease.ErrLost) || errors.Is(err, rediskv.ErrCredentials) {
+		if err == nil || errors.Is(err, ledger.ErrNotFound) || errors.Is(err, lease.ErrLost) || errors.Is(err, rediskv.ErrCredentials) {
 			t.Errorf("%s: got error %v, want one that leaves the outcome open", name, err)
 		}
 	}
@@ -417,7 +418,7 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("ping of a server that has come up: %v", err)
 	}
 	proxy.Freeze()
-	if _, err := c.Cache().Get(t.Context(), key); err == nil || errors.Is(err, provider.ErrNotFound) {
+	if _, err := c.Cache().Get(t.Context(), key); err == nil || errors.Is(err, ledger.ErrNotFound) {
 		t.Errorf("get from a frozen server: %v", err)
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tokenbus/tokenbus/lease"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // The value of a lease's key is its owner, whose name is of one hold only. The
@@ -53,7 +54,7 @@ func (l *Leases) TTL() time.Duration { return l.client.leaseTTL }
 
 // Acquire implements lease.Backend.
 func (l *Leases) Acquire(ctx context.Context, name, owner string) (lease.Token, error) {
-	if err := l.run(ctx, acquireScript, name, provider.ErrHeld, owner, l.TTL().Milliseconds()); err != nil {
+	if err := l.run(ctx, acquireScript, name, refresh.ErrHeld, owner, l.TTL().Milliseconds()); err != nil {
 		return lease.Token{}, fmt.Errorf("acquire lease on %s: %w", name, err)
 	}
 	return lease.Token{Owner: owner}, nil
@@ -95,7 +96,7 @@ func (l *Leases) Read(ctx context.Context, name string) (lease.Token, error) {
 	owner, err := l.client.redis.Get(ctx, l.client.key("lease", name)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return lease.Token{}, fmt.Errorf("read lease on %s: %w", name, provider.ErrNotFound)
+		return lease.Token{}, fmt.Errorf("read lease on %s: %w", name, ledger.ErrNotFound)
 	case err != nil:
 		return lease.Token{}, fmt.Errorf("read lease on %s: %w", name, explain(ctx, err))
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 const (
@@ -68,7 +68,7 @@ func finalName(temp string) (string, bool) {
 	return rest, true
 }
 
-func encode(r provider.Record) (name string, data []byte, err error) {
+func encode(r rotation.Record) (name string, data []byte, err error) {
 	if name, err = recordName(r.Key, r.RotationID); err != nil {
 		return "", nil, err
 	}
@@ -82,16 +82,16 @@ func encode(r provider.Record) (name string, data []byte, err error) {
 }
 
 // decode reads a record.
-func decode(data []byte) (provider.Record, error) {
-	var r provider.Record
+func decode(data []byte) (rotation.Record, error) {
+	var r rotation.Record
 	if len(data) == 0 {
 		return r, errors.New("the file is empty")
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
-		return provider.Record{}, fmt.Errorf("not a whole record: %w", err)
+		return rotation.Record{}, fmt.Errorf("not a whole record: %w", err)
 	}
 	if r.Key.IsZero() || len(r.Answer) == 0 {
-		return provider.Record{}, errors.New("not a record: it lacks the account or the answer")
+		return rotation.Record{}, errors.New("not a record: it lacks the account or the answer")
 	}
 	return r, nil
 }

@@ -22,7 +22,8 @@ import (
 	"sync"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // Config is what [Open] needs.
@@ -45,7 +46,7 @@ type Spool struct {
 	leftovers map[string][]string
 }
 
-var _ provider.Spool = (*Spool)(nil)
+var _ refresh.Spool = (*Spool)(nil)
 
 const (
 	tempEnd   = ".tmp"
@@ -93,16 +94,16 @@ func Open(c Config) (*Spool, error) {
 
 // Stash keeps the record through the death of the process, though not of the
 // machine: one write, no fsync. [Spool.Put] makes a stashed record durable.
-func (s *Spool) Stash(ctx context.Context, r provider.Record) error {
+func (s *Spool) Stash(ctx context.Context, r rotation.Record) error {
 	return s.write(ctx, "stash", r, false)
 }
 
-// Put implements [provider.Journal]: file and folder are synced to the disk.
-func (s *Spool) Put(ctx context.Context, r provider.Record) error {
+// Put implements [refresh.Journal]: file and folder are synced to the disk.
+func (s *Spool) Put(ctx context.Context, r rotation.Record) error {
 	return s.write(ctx, "put", r, true)
 }
 
-func (s *Spool) write(ctx context.Context, verb string, r provider.Record, durable bool) error {
+func (s *Spool) write(ctx context.Context, verb string, r rotation.Record, durable bool) error {
 	name, data, err := encode(r)
 	if err != nil {
 		return err
@@ -147,9 +148,9 @@ func (s *Spool) replace(name string, data []byte, durable bool) (err error) {
 	return nil
 }
 
-// Records implements [provider.Journal]. A file that is no record of any
+// Records implements [refresh.Journal]. A file that is no record of any
 // account is reported only where key is zero: it holds up nobody.
-func (s *Spool) Records(ctx context.Context, key account.Key) ([]provider.Record, error) {
+func (s *Spool) Records(ctx context.Context, key account.Key) ([]rotation.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("read spool: %w", err)
 	}
@@ -161,7 +162,7 @@ func (s *Spool) Records(ctx context.Context, key account.Key) ([]provider.Record
 	if !key.IsZero() {
 		prefix = key.String() + "."
 	}
-	var records []provider.Record
+	var records []rotation.Record
 	var torn []error
 	whole := map[string]bool{} // names whose record has been read
 	read := func(name, final string) {
@@ -193,17 +194,17 @@ func (s *Spool) Records(ctx context.Context, key account.Key) ([]provider.Record
 }
 
 // read reads the file name as the record that final stands for.
-func (s *Spool) read(name, final string) (provider.Record, error) {
+func (s *Spool) read(name, final string) (rotation.Record, error) {
 	path := filepath.Join(s.dir, name)
 	key, rotationID, ok := parseName(final)
 	if !ok {
-		return provider.Record{}, &provider.TornError{Where: path, Err: errors.New("the file's name is not that of a record")}
+		return rotation.Record{}, &refresh.TornError{Where: path, Err: errors.New("the file's name is not that of a record")}
 	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return provider.Record{}, err
+		return rotation.Record{}, err
 	}
-	var r provider.Record
+	var r rotation.Record
 	if err == nil {
 		r, err = decode(data)
 	}
@@ -211,12 +212,12 @@ func (s *Spool) read(name, final string) (provider.Record, error) {
 		err = errors.New("the file holds another record than its name says")
 	}
 	if err != nil {
-		return provider.Record{}, &provider.TornError{Key: key, Where: path, Err: err}
+		return rotation.Record{}, &refresh.TornError{Key: key, Where: path, Err: err}
 	}
 	return r, nil
 }
 
-// Delete implements [provider.Journal].
+// Delete implements [refresh.Journal].
 func (s *Spool) Delete(ctx context.Context, key account.Key, rotationID string) error {
 	name, err := recordName(key, rotationID)
 	if err != nil {

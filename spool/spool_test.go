@@ -13,22 +13,23 @@ import (
 	"testing"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
-	"github.com/tokenbus/tokenbus/provider/journaltest"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/refresh/journaltest"
+	"github.com/tokenbus/tokenbus/rotation"
 	"github.com/tokenbus/tokenbus/spool"
 )
 
 func TestJournal(t *testing.T) {
-	journaltest.Run(t, func(t *testing.T) provider.Journal { return open(t, filepath.Join(t.TempDir(), "spool")) })
+	journaltest.Run(t, func(t *testing.T) refresh.Journal { return open(t, filepath.Join(t.TempDir(), "spool")) })
 }
 
 // stashing is the spool with Stash for Put.
 type stashing struct{ *spool.Spool }
 
-func (s stashing) Put(ctx context.Context, r provider.Record) error { return s.Stash(ctx, r) }
+func (s stashing) Put(ctx context.Context, r rotation.Record) error { return s.Stash(ctx, r) }
 
 func TestStash(t *testing.T) {
-	journaltest.Run(t, func(t *testing.T) provider.Journal {
+	journaltest.Run(t, func(t *testing.T) refresh.Journal {
 		return stashing{open(t, filepath.Join(t.TempDir(), "spool"))}
 	})
 }
@@ -88,7 +89,7 @@ func TestUnreadable(t *testing.T) {
 			if len(records) != 1 || records[0].Key != mustKey("gemini.ok") {
 				t.Errorf("got %d records, want the good one", len(records))
 			}
-			torn, ok := errors.AsType[*provider.TornError](err)
+			torn, ok := errors.AsType[*refresh.TornError](err)
 			if !ok || torn.Where != path || torn.Key != c.key {
 				t.Errorf("got error %v, want a TornError of %q at %s", err, c.key, path)
 			}
@@ -240,7 +241,7 @@ func wantRecords(t *testing.T, s *spool.Spool, key account.Key, want ...string) 
 	}
 }
 
-func encoded(t *testing.T, r provider.Record) []byte {
+func encoded(t *testing.T, r rotation.Record) []byte {
 	t.Helper()
 	data, err := json.Marshal(r)
 	must(t, err)

@@ -15,10 +15,11 @@ import (
 	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/lease"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/mongostore"
 	"github.com/tokenbus/tokenbus/natskv"
-	"github.com/tokenbus/tokenbus/provider"
 	"github.com/tokenbus/tokenbus/rediskv"
+	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/seal"
 )
 
@@ -34,9 +35,9 @@ const (
 // backends are the ports that URLs choose.
 type backends struct {
 	store   *keysetGate
-	cache   provider.Cache
+	cache   ledger.Cache
 	leases  lease.Backend
-	journal provider.Journal
+	journal refresh.Journal
 
 	mongo *mongostore.Store // nil unless --store-url names one
 	redis *rediskv.Client   // nil unless --cache-url names one
@@ -206,7 +207,7 @@ func (w *worker) probeCache(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.cache.Get(ctx, key); err != nil && !errors.Is(err, provider.ErrNotFound) {
+	if _, err := w.cache.Get(ctx, key); err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		return err
 	}
 	return nil

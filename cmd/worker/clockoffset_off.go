@@ -2,7 +2,7 @@
 
 package main
 
-import "github.com/tokenbus/tokenbus/provider"
+import "github.com/tokenbus/tokenbus/clock"
 
 // testClock is the system's clock, except in the crash suite's build.
-func testClock() (provider.Clock, error) { return nil, nil }
+func testClock() (clock.Clock, error) { return nil, nil }

@@ -7,14 +7,13 @@ import (
 	"os"
 	"time"
 
+	"github.com/tokenbus/tokenbus/clock"
 	"golang.org/x/sys/unix"
-
-	"github.com/tokenbus/tokenbus/provider"
 )
 
 // testClock is a clock whose wall time is off by TOKENBUS_CLOCK_OFFSET; nil,
 // the system's, where that isn't set.
-func testClock() (provider.Clock, error) {
+func testClock() (clock.Clock, error) {
 	v := os.Getenv("TOKENBUS_CLOCK_OFFSET")
 	if v == "" {
 		return nil, nil

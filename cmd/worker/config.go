@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // none turns a listener off; embedded and nats choose the built-in server and
@@ -83,16 +83,16 @@ func (c config) keysetPath() string {
 }
 
 // timing is the configuration as the provider has it.
-func (c config) timing() provider.Timing {
-	t := provider.Timing{
+func (c config) timing() rotation.Timing {
+	t := rotation.Timing{
 		RefreshSkew: c.RefreshSkew, CacheSkew: c.CacheSkew, MinTTL: c.MinTTL, LeaseTTL: c.LeaseTTL, L1MaxAge: c.L1MaxAge,
 		RefreshAhead: c.RefreshAhead.Before,
 	}
 	switch {
 	case c.RefreshAhead.Auto:
-		t.RefreshAhead = provider.RefreshAheadAuto
+		t.RefreshAhead = rotation.RefreshAheadAuto
 	case c.RefreshAhead.Off:
-		t.RefreshAhead = provider.RefreshAheadOff
+		t.RefreshAhead = rotation.RefreshAheadOff
 	}
 	return t
 }

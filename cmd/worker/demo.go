@@ -19,8 +19,8 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
-	"github.com/tokenbus/tokenbus/provider"
 	"github.com/tokenbus/tokenbus/seal"
 )
 
@@ -293,7 +293,7 @@ func (d *demo) stopWorkers() error {
 func finalAccounts(w *worker) []account.Account {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	accounts, err := w.store.List(ctx, provider.ListQuery{Platform: demoPlatform, Limit: events.MaxListLimit})
+	accounts, err := w.store.List(ctx, ledger.ListQuery{Platform: demoPlatform, Limit: events.MaxListLimit})
 	if err != nil {
 		w.log.Error("accounts could not be read for the summary", "error", err)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // demoWatcher tells what workers do. It is safe for concurrent use.
@@ -37,7 +37,7 @@ func newDemoWatcher(s *story) *demoWatcher {
 func (d *demoWatcher) hooks(worker string) hooks {
 	return hooks{
 		core:      func(c core) core { return &watchedCore{core: c, watcher: d, worker: worker} },
-		publisher: func(p provider.Publisher) provider.Publisher { return &watchedPublisher{p, d} },
+		publisher: func(p ledger.Publisher) ledger.Publisher { return &watchedPublisher{p, d} },
 	}
 }
 
@@ -121,7 +121,7 @@ func (c *watchedCore) ObserveBump(b events.Bump) {
 
 // watchedPublisher is a publisher that is watched.
 type watchedPublisher struct {
-	provider.Publisher
+	ledger.Publisher
 	watcher *demoWatcher
 }
 

@@ -19,8 +19,8 @@ import (
 	"github.com/tokenbus/tokenbus/client"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/internal/rig"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
-	"github.com/tokenbus/tokenbus/provider"
 )
 
 // fleet starts n workers in this process, the first with the NATS server.
@@ -152,7 +152,7 @@ func TestP1StormMakesOneExchange(t *testing.T) {
 
 // failingStore refuses the first writes after an exchange.
 type failingStore struct {
-	provider.Store
+	ledger.Store
 	server *oauthtest.Server
 	left   atomic.Int64
 }
@@ -168,7 +168,7 @@ func TestP2StoreThatRefusesThreeWritesLosesNothing(t *testing.T) {
 	noLeaks(t)
 	g := newGrant(t)
 	var failing *failingStore
-	workers := fleet(t, 1, map[string]string{"providers": g.providers}, hooks{store: func(s provider.Store) provider.Store {
+	workers := fleet(t, 1, map[string]string{"providers": g.providers}, hooks{store: func(s ledger.Store) ledger.Store {
 		failing = &failingStore{Store: s, server: g.server}
 		failing.left.Store(3)
 		return failing

@@ -14,7 +14,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 )
 
 // journalOf asks as an operator what waits in the journals.
@@ -40,7 +40,7 @@ func TestP2JournalShowsAnswerThatWaits(t *testing.T) {
 	noLeaks(t)
 	g := newGrant(t)
 	var failing *failingStore
-	workers := fleet(t, 1, map[string]string{"providers": g.providers}, hooks{store: func(s provider.Store) provider.Store {
+	workers := fleet(t, 1, map[string]string{"providers": g.providers}, hooks{store: func(s ledger.Store) ledger.Store {
 		failing = &failingStore{Store: s, server: g.server}
 		failing.left.Store(1 << 40)
 		return failing

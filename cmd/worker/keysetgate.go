@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/seal"
 )
 
@@ -27,7 +27,7 @@ type checkValues interface {
 // a foreign keyset could read nothing, and what it wrote nobody else could. The
 // check is made by the first call and repeated until the store has answered.
 type keysetGate struct {
-	store  provider.Store
+	store  ledger.Store
 	values checkValues
 	sealer *seal.Sealer
 	passed atomic.Bool
@@ -58,13 +58,13 @@ func (g *keysetGate) check(ctx context.Context) error {
 // caller may take for the store's own.
 func (g *keysetGate) guarded(ctx context.Context) error {
 	err := g.check(ctx)
-	if errors.Is(err, provider.ErrNotFound) || errors.Is(err, provider.ErrConflict) {
+	if errors.Is(err, ledger.ErrNotFound) || errors.Is(err, ledger.ErrConflict) {
 		return fmt.Errorf("check keyset: %s", err)
 	}
 	return err
 }
 
-// Get implements [provider.Store].
+// Get implements [ledger.Store].
 func (g *keysetGate) Get(ctx context.Context, key account.Key) (account.Account, error) {
 	if err := g.guarded(ctx); err != nil {
 		return account.Account{}, err
@@ -72,7 +72,7 @@ func (g *keysetGate) Get(ctx context.Context, key account.Key) (account.Account,
 	return g.store.Get(ctx, key)
 }
 
-// Create implements [provider.Store].
+// Create implements [ledger.Store].
 func (g *keysetGate) Create(ctx context.Context, a account.Account) error {
 	if err := g.guarded(ctx); err != nil {
 		return err
@@ -80,7 +80,7 @@ func (g *keysetGate) Create(ctx context.Context, a account.Account) error {
 	return g.store.Create(ctx, a)
 }
 
-// Update implements [provider.Store].
+// Update implements [ledger.Store].
 func (g *keysetGate) Update(ctx context.Context, key account.Key, guard account.Guard, change account.Change) (account.Account, error) {
 	if err := g.guarded(ctx); err != nil {
 		return account.Account{}, err
@@ -88,7 +88,7 @@ func (g *keysetGate) Update(ctx context.Context, key account.Key, guard account.
 	return g.store.Update(ctx, key, guard, change)
 }
 
-// Due implements [provider.Store].
+// Due implements [ledger.Store].
 func (g *keysetGate) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
 	if err := g.guarded(ctx); err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (g *keysetGate) Due(ctx context.Context, now time.Time, limit int) ([]accou
 	return g.store.Due(ctx, now, limit)
 }
 
-// Pending implements [provider.Store].
+// Pending implements [ledger.Store].
 func (g *keysetGate) Pending(ctx context.Context, limit int) ([]account.Key, error) {
 	if err := g.guarded(ctx); err != nil {
 		return nil, err
@@ -104,8 +104,8 @@ func (g *keysetGate) Pending(ctx context.Context, limit int) ([]account.Key, err
 	return g.store.Pending(ctx, limit)
 }
 
-// List implements [provider.Store].
-func (g *keysetGate) List(ctx context.Context, q provider.ListQuery) ([]account.Account, error) {
+// List implements [ledger.Store].
+func (g *keysetGate) List(ctx context.Context, q ledger.ListQuery) ([]account.Account, error) {
 	if err := g.guarded(ctx); err != nil {
 		return nil, err
 	}

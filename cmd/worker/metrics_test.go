@@ -9,6 +9,8 @@ import (
 
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 func TestProviderMetrics(t *testing.T) {
@@ -16,7 +18,7 @@ func TestProviderMetrics(t *testing.T) {
 		return provider.Stats{
 			Lookups:   map[events.Source]int64{events.SourceL1: 7, events.SourceRefresh: 2},
 			Errors:    map[events.Code]int64{events.CodeNotFound: 1},
-			Exchanges: map[provider.Exchange]int64{{Platform: "openai", Outcome: provider.Granted}: 2},
+			Exchanges: map[refresh.Exchange]int64{{Platform: "openai", Outcome: rotation.Granted}: 2},
 			Bumps:     3, Journaled: 4, Replayed: 5, JournalWaiting: 6, Flights: 8, L1Entries: 9,
 		}
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/tokenbus/tokenbus/backoff"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/mongostore"
-	"github.com/tokenbus/tokenbus/provider"
 	"github.com/tokenbus/tokenbus/seal"
 )
 
@@ -42,7 +42,7 @@ func (a app) resealCommand(ctx context.Context, cmd *cli.Command) error {
 	if err := w.openStore(ctx); err != nil {
 		return err
 	}
-	n, total, err := provider.Reseal(ctx, w.store, w.sealer)
+	n, total, err := ledger.Reseal(ctx, w.store, w.sealer)
 	if err != nil {
 		return fmt.Errorf("reseal: %d of the accounts seen so far (%d) were resealed; run it again: %w", n, total, err)
 	}

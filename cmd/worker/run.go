@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/bus"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/provider"
 )
 
@@ -163,7 +164,7 @@ func (w *worker) drain(onBus *bus.Worker, p *provider.Provider) error {
 }
 
 func (w *worker) newProvider() (*provider.Provider, error) {
-	var store provider.Store = w.store
+	var store ledger.Store = w.store
 	if w.hooks.store != nil {
 		store = w.hooks.store(store)
 	}

@@ -17,10 +17,12 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/tokenbus/tokenbus/bus"
+	"github.com/tokenbus/tokenbus/clock"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/lease"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/seal"
 	"github.com/tokenbus/tokenbus/spool"
 )
@@ -31,7 +33,7 @@ type worker struct {
 	cfg      config
 	id, host string
 	log      *slog.Logger
-	clock    provider.Clock // nil: the system's
+	clock    clock.Clock // nil: the system's
 	subjects events.Subjects
 	registry *prometheus.Registry
 	health   *health
@@ -39,14 +41,14 @@ type worker struct {
 	sealer   *seal.Sealer
 	endpoint *oauth.Client
 	slowest  time.Duration // the longest patience with an exchange
-	spool    provider.Spool
+	spool    refresh.Spool
 	server   *bus.Server  // nil: NATS is elsewhere
 	http     net.Listener // nil: none
 
 	backends
 	conn      *nats.Conn
 	js        jetstream.JetStream
-	publisher provider.Publisher
+	publisher ledger.Publisher
 	locker    *lease.Locker
 
 	hooks hooks
@@ -60,10 +62,10 @@ type worker struct {
 // hooks let the demo watch a worker and tests get between its parts. All may be
 // nil.
 type hooks struct {
-	core      func(core) core                             // between the bus and the provider
-	store     func(provider.Store) provider.Store         // between the provider and the store
-	publisher func(provider.Publisher) provider.Publisher // between the provider and the bus
-	drained   func(w *worker)                             // after the drain, with everything still open
+	core      func(core) core                         // between the bus and the provider
+	store     func(ledger.Store) ledger.Store         // between the provider and the store
+	publisher func(ledger.Publisher) ledger.Publisher // between the provider and the bus
+	drained   func(w *worker)                         // after the drain, with everything still open
 }
 
 // openWorker does everything that needs nothing but this machine: it checks

@@ -27,29 +27,36 @@ var layers = []struct {
 }{
 	{"account", ""},
 	{"backoff", ""},
+	{"clock", ""},
+	{"failpoint", ""},
 	{"events", "account"},
 	{"seal", "account"},
-	{"provider", "account backoff events"},
-	{"lease", "account backoff provider"},
+	{"rotation", "account backoff events"},
+	{"ledger", "account clock events failpoint rotation"},
+	{"refresh", "account backoff clock events failpoint ledger rotation"},
+	{"lookup", "account clock events ledger refresh rotation"},
+	{"accounts", "account events ledger lookup refresh rotation"},
+	{"provider", "account accounts backoff clock events ledger lookup refresh rotation"},
+	{"lease", "account backoff ledger refresh"},
 	{"loginfile", "account events"},
 	{"client", "account backoff events"},
-	{"spool", "account provider"},
-	{"oauth", "account backoff provider"},
-	{"mongostore", "account backoff provider"},
-	{"rediskv", "account backoff provider lease"},
-	{"natskv", "account backoff events provider lease"},
-	{"bus", "account backoff events provider"},
+	{"spool", "account refresh rotation"},
+	{"oauth", "account backoff refresh rotation"},
+	{"mongostore", "account backoff ledger"},
+	{"rediskv", "account backoff ledger lease refresh"},
+	{"natskv", "account backoff events ledger refresh rotation lease"},
+	{"bus", "account backoff events ledger"},
 	{"cmd/tokenctl", "account backoff events client loginfile bus"},
-	{"cmd/worker", "account backoff events seal provider lease loginfile client spool oauth mongostore rediskv natskv bus"},
+	{"cmd/worker", "account accounts backoff clock events failpoint ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv natskv bus"},
 	// Test suites: whoever runs them has what they need.
-	{"oauth/oauthtest", "account provider"},
-	{"provider/storetest", "account events provider"},
-	{"provider/cachetest", "account events provider"},
-	{"provider/journaltest", "account events provider"},
-	{"lease/leasetest", "account provider lease"},
+	{"oauth/oauthtest", "account refresh rotation"},
+	{"ledger/storetest", "account events ledger"},
+	{"ledger/cachetest", "account events ledger"},
+	{"refresh/journaltest", "account events refresh rotation"},
+	{"lease/leasetest", "account ledger refresh lease"},
 	// Test rigs, in nobody's program.
-	{"internal/memory", "account events provider"},
-	{"internal", "account backoff events seal provider lease loginfile client spool oauth mongostore rediskv natskv bus internal/memory"},
+	{"internal/memory", "account events ledger provider refresh rotation"},
+	{"internal", "account accounts backoff clock events ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv natskv bus internal/memory"},
 }
 
 // drivers says who may import a module outside tests.
@@ -88,7 +95,7 @@ func within(path, entries string) bool {
 }
 
 // isSuite reports whether the package exists for tests: net/http has its
-// net/http/httptest, and provider its provider/storetest.
+// net/http/httptest, and ledger its ledger/storetest.
 func isSuite(path string) bool { return strings.HasSuffix(path, "test") || within(path, "internal") }
 
 // problems returns all that is wrong with a package.
@@ -249,8 +256,8 @@ func TestRulesCanFail(t *testing.T) {
 		"product code imports a rig":     {pkg{ImportPath: own + "bus", Imports: []string{own + "internal/rig"}}, "internal is for tests"},
 		"product code imports testing":   {pkg{ImportPath: own + "bus", Imports: []string{"testing"}}, "only tests, suites and rigs"},
 		"product code, testing/synctest": {pkg{ImportPath: own + "lease", Imports: []string{"testing/synctest"}}, "only tests, suites and rigs"},
-		"a suite imports testing":        {pkg{ImportPath: own + "provider/storetest", Imports: []string{"testing", own + "provider"}}, ""},
-		"a suite imports an adapter":     {pkg{ImportPath: own + "provider/storetest", Imports: []string{own + "mongostore"}}, "may import only"},
+		"a suite imports testing":        {pkg{ImportPath: own + "ledger/storetest", Imports: []string{"testing", own + "ledger"}}, ""},
+		"a suite imports an adapter":     {pkg{ImportPath: own + "ledger/storetest", Imports: []string{own + "mongostore"}}, "may import only"},
 		"a package below":                {pkg{ImportPath: own + "oauth", Imports: []string{own + "oauth/builtin"}}, ""},
 		"a new package":                  {pkg{ImportPath: own + "novelty", Imports: []string{own + "account"}}, "no line in layers"},
 		"an empty name":                  {pkg{ImportPath: own + "bus/helpers"}, "says nothing"},

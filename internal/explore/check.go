@@ -10,7 +10,8 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 func refuse503() oauthtest.Fault { return oauthtest.Refuse(503, "", "Retry-After", "1") }
@@ -71,7 +72,7 @@ func (c *check) arrives(w *worker, token string) {
 		case c.s.scenario.grace:
 		case !e.lost && silence < leaseTTL+patience:
 			c.fail("P1: %s was sent again by %s after only %s of silence", token, w.name, silence)
-		case left > provider.DefaultTiming().RefreshSkew:
+		case left > rotation.DefaultTiming().RefreshSkew:
 			c.fail("P1: %s was sent again by %s while a token lived for %s more", token, w.name, left)
 		}
 		c.excused, c.resent = true, true // what a permitted second use costs is the endpoint's decision
@@ -79,7 +80,7 @@ func (c *check) arrives(w *worker, token string) {
 }
 
 // answered: the endpoint has answered.
-func (c *check) answered(w *worker, token string, raw provider.RawAnswer) {
+func (c *check) answered(w *worker, token string, raw refresh.RawAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.s.logf("      the endpoint answers %d", raw.Status)
@@ -142,7 +143,7 @@ func (c *check) crashed(w *worker, stashing bool) {
 }
 
 // saved: an answer is in a journal.
-func (c *check) saved(w *worker, r provider.Record, shared bool) {
+func (c *check) saved(w *worker, r rotation.Record, shared bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.exchanges {

@@ -10,7 +10,9 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // do carries out f as the scheduler decides.
@@ -89,17 +91,17 @@ func (p storePort) Pending(ctx context.Context, limit int) ([]account.Key, error
 	return p.s.store.Pending(ctx, limit)
 }
 
-func (p storePort) List(ctx context.Context, q provider.ListQuery) ([]account.Account, error) {
+func (p storePort) List(ctx context.Context, q ledger.ListQuery) ([]account.Account, error) {
 	return p.s.store.List(ctx, q)
 }
 
 type cachePort struct{ *worker }
 
-func (p cachePort) Get(ctx context.Context, k account.Key) (provider.Entry, error) {
-	return look(p.worker, "cache get", func() (provider.Entry, error) { return p.s.cache.Get(ctx, k) })
+func (p cachePort) Get(ctx context.Context, k account.Key) (ledger.Entry, error) {
+	return look(p.worker, "cache get", func() (ledger.Entry, error) { return p.s.cache.Get(ctx, k) })
 }
 
-func (p cachePort) Put(ctx context.Context, k account.Key, e provider.Entry) (bool, error) {
+func (p cachePort) Put(ctx context.Context, k account.Key, e ledger.Entry) (bool, error) {
 	put := func() (bool, error) { return p.s.cache.Put(ctx, k, e) }
 	return do(p.worker, "cache put", func() (bool, error) {
 		defer p.s.check.cached()
@@ -109,8 +111,8 @@ func (p cachePort) Put(ctx context.Context, k account.Key, e provider.Entry) (bo
 
 type lockPort struct{ *worker }
 
-func (p lockPort) Acquire(ctx context.Context, k account.Key) (provider.Lease, error) {
-	l, err := do(p.worker, "lease acquire", func() (provider.Lease, error) {
+func (p lockPort) Acquire(ctx context.Context, k account.Key) (refresh.Lease, error) {
+	l, err := do(p.worker, "lease acquire", func() (refresh.Lease, error) {
 		p.s.mu.Lock()
 		defer p.s.mu.Unlock()
 		if p.s.leaseEnds > 0 && p.s.now >= p.s.leaseEnds {
@@ -131,7 +133,7 @@ func (p lockPort) Acquire(ctx context.Context, k account.Key) (provider.Lease, e
 
 type leasePort struct {
 	*worker
-	provider.Lease
+	refresh.Lease
 }
 
 func (p leasePort) Release(ctx context.Context) {
@@ -160,16 +162,16 @@ type journalPort struct {
 	name   string
 	shared bool
 	j      interface {
-		provider.Journal
-		provider.Spool
+		refresh.Journal
+		refresh.Spool
 	}
 }
 
-func (p journalPort) Put(ctx context.Context, r provider.Record) error {
+func (p journalPort) Put(ctx context.Context, r rotation.Record) error {
 	return act(p.worker, p.name+" put", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Put(ctx, r) })
 }
 
-func (p journalPort) Stash(ctx context.Context, r provider.Record) error {
+func (p journalPort) Stash(ctx context.Context, r rotation.Record) error {
 	err := act(p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
 	if err != nil {
 		p.s.check.unsaved(p.worker)
@@ -177,8 +179,8 @@ func (p journalPort) Stash(ctx context.Context, r provider.Record) error {
 	return err
 }
 
-func (p journalPort) Records(ctx context.Context, k account.Key) ([]provider.Record, error) {
-	return look(p.worker, p.name+" read", func() ([]provider.Record, error) { return p.j.Records(ctx, k) })
+func (p journalPort) Records(ctx context.Context, k account.Key) ([]rotation.Record, error) {
+	return look(p.worker, p.name+" read", func() ([]rotation.Record, error) { return p.j.Records(ctx, k) })
 }
 
 func (p journalPort) Delete(ctx context.Context, k account.Key, id string) error {
@@ -222,11 +224,11 @@ func (e ear) ObserveStatus(events.Status) {}
 // rules of the endpoint in process.
 type endpointPort struct{ *worker }
 
-func (p endpointPort) Policy(platform string) (provider.Policy, bool) {
+func (p endpointPort) Policy(platform string) (rotation.Policy, bool) {
 	return p.s.client.Policy(platform)
 }
 
-func (p endpointPort) Judge(platform string, raw provider.RawAnswer) provider.Verdict {
+func (p endpointPort) Judge(platform string, raw refresh.RawAnswer) rotation.Verdict {
 	return p.s.client.Judge(platform, raw)
 }
 
@@ -241,17 +243,17 @@ const (
 	answerIsCut // answered, and the answer never arrives
 )
 
-func (p endpointPort) Send(_ context.Context, req provider.SendRequest) (provider.RawAnswer, error) {
+func (p endpointPort) Send(_ context.Context, req refresh.SendRequest) (refresh.RawAnswer, error) {
 	if v := p.at("connects", failBefore); v != doIt {
-		return provider.RawAnswer{}, &provider.SendError{Err: errSim}
+		return refresh.RawAnswer{}, &refresh.SendError{Err: errSim}
 	}
 	// The check and the write are one step here. A freeze between the two is
 	// what can't be closed; docs/rotation.md names it.
 	v := p.at("sends the refresh token", failBefore, answers503, answersInvalidClient)
 	if err := req.BeforeFirstByte(); err != nil {
-		return provider.RawAnswer{}, &provider.SendError{Err: err}
+		return refresh.RawAnswer{}, &refresh.SendError{Err: err}
 	}
-	lost := provider.RawAnswer{}
+	lost := refresh.RawAnswer{}
 	switch v {
 	case doIt:
 	case answers503:
@@ -259,7 +261,7 @@ func (p endpointPort) Send(_ context.Context, req provider.SendRequest) (provide
 	case answersInvalidClient:
 		p.s.endpoint.Inject(refuseClient())
 	default: // on its way and never arrived: the sender can't know
-		return lost, &provider.SendError{Sent: true, Err: errSim}
+		return lost, &refresh.SendError{Sent: true, Err: errSim}
 	}
 	sent, token := p.Now(), req.Credentials.RefreshToken.Reveal()
 	p.s.check.arrives(p.worker, token)
@@ -267,20 +269,20 @@ func (p endpointPort) Send(_ context.Context, req provider.SendRequest) (provide
 	p.s.check.answered(p.worker, token, raw)
 	if p.at("gets the answer", answerIsCut) != doIt {
 		p.s.check.lost(p.worker)
-		return lost, &provider.SendError{Sent: true, Err: errSim}
+		return lost, &refresh.SendError{Sent: true, Err: errSim}
 	}
 	p.s.check.reached(p.worker)
 	raw.SentAt, raw.ReceivedAt = sent, p.Now()
 	return raw, nil
 }
 
-func (p endpointPort) post(token string) provider.RawAnswer {
+func (p endpointPort) post(token string) refresh.RawAnswer {
 	form := url.Values{"grant_type": {"refresh_token"}, "client_id": {"c"}, "refresh_token": {token}}.Encode()
 	r := httptest.NewRequest(http.MethodPost, "/token", bytes.NewBufferString(form))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	out := httptest.NewRecorder()
 	p.s.endpoint.ServeHTTP(out, r)
-	return provider.RawAnswer{
+	return refresh.RawAnswer{
 		Status: out.Code, Body: out.Body.Bytes(),
 		Header: map[string]string{"Content-Type": out.Header().Get("Content-Type"), "Retry-After": out.Header().Get("Retry-After")},
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbus/tokenbus/oauth"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 	"github.com/tokenbus/tokenbus/seal"
 )
 
@@ -127,7 +128,7 @@ func (s *sim) start(spool *memory.Journal) *worker {
 		spool = &memory.Journal{}
 	}
 	w := &worker{s: s, name: fmt.Sprintf("w%d", len(s.workers)+1), skew: skews[len(s.workers)%len(skews)], spool: spool}
-	timing := provider.DefaultTiming()
+	timing := rotation.DefaultTiming()
 	timing.LeaseTTL = leaseTTL
 	var err error
 	w.p, err = provider.New(provider.Config{
@@ -178,7 +179,7 @@ func (s *sim) ask(w *worker, n int) {
 func (s *sim) token(ctx context.Context, w *worker, req events.TokenRequest, seen account.Version) account.Version {
 	floor := s.check.floor(w)
 	faults := s.spent
-	living := s.scenario.left > provider.DefaultTiming().MinTTL && w.skew == 0 && req == (events.TokenRequest{MinVersion: seen})
+	living := s.scenario.left > rotation.DefaultTiming().MinTTL && w.skew == 0 && req == (events.TokenRequest{MinVersion: seen})
 	r, err := w.p.Token(ctx, theKey, req)
 	if w.dead || ctx.Err() != nil {
 		return 0

@@ -22,7 +22,9 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // Fault decides about one operation, named as the port's method.
@@ -41,7 +43,7 @@ func (h *Hook) ask(ctx context.Context, op string, key account.Key) (bool, error
 	return ctx.Err() == nil, ctx.Err()
 }
 
-// Store is a [provider.Store].
+// Store is a [ledger.Store].
 type Store struct {
 	Fault Hook
 
@@ -49,7 +51,7 @@ type Store struct {
 	m  map[account.Key]account.Account
 }
 
-// Get implements [provider.Store].
+// Get implements [ledger.Store].
 func (s *Store) Get(ctx context.Context, key account.Key) (account.Account, error) {
 	if _, err := s.Fault.ask(ctx, "Get", key); err != nil {
 		return account.Account{}, err
@@ -58,12 +60,12 @@ func (s *Store) Get(ctx context.Context, key account.Key) (account.Account, erro
 	defer s.mu.Unlock()
 	a, ok := s.m[key]
 	if !ok {
-		return account.Account{}, provider.ErrNotFound
+		return account.Account{}, ledger.ErrNotFound
 	}
 	return a.Clone(), nil
 }
 
-// Create implements [provider.Store].
+// Create implements [ledger.Store].
 func (s *Store) Create(ctx context.Context, a account.Account) error {
 	apply, err := s.Fault.ask(ctx, "Create", a.Key)
 	if !apply {
@@ -72,7 +74,7 @@ func (s *Store) Create(ctx context.Context, a account.Account) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.m[a.Key]; ok {
-		return cmp.Or(err, provider.ErrConflict)
+		return cmp.Or(err, ledger.ErrConflict)
 	}
 	if s.m == nil {
 		s.m = map[account.Key]account.Account{}
@@ -81,7 +83,7 @@ func (s *Store) Create(ctx context.Context, a account.Account) error {
 	return err
 }
 
-// Update implements [provider.Store].
+// Update implements [ledger.Store].
 func (s *Store) Update(ctx context.Context, key account.Key, g account.Guard, c account.Change) (account.Account, error) {
 	apply, err := s.Fault.ask(ctx, "Update", key)
 	if !apply {
@@ -92,9 +94,9 @@ func (s *Store) Update(ctx context.Context, key account.Key, g account.Guard, c 
 	a, ok := s.m[key]
 	switch {
 	case !ok:
-		return account.Account{}, cmp.Or(err, provider.ErrNotFound)
+		return account.Account{}, cmp.Or(err, ledger.ErrNotFound)
 	case !g.Holds(&a):
-		return account.Account{}, cmp.Or(err, provider.ErrConflict)
+		return account.Account{}, cmp.Or(err, ledger.ErrConflict)
 	}
 	a = a.Clone()
 	c.Apply(&a)
@@ -105,7 +107,7 @@ func (s *Store) Update(ctx context.Context, key account.Key, g account.Guard, c 
 	return a.Clone(), nil
 }
 
-// Due implements [provider.Store].
+// Due implements [ledger.Store].
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
 	if _, err := s.Fault.ask(ctx, "Due", account.Key{}); err != nil {
 		return nil, err
@@ -117,7 +119,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Ke
 	return keys(docs, limit), nil
 }
 
-// Pending implements [provider.Store].
+// Pending implements [ledger.Store].
 func (s *Store) Pending(ctx context.Context, limit int) ([]account.Key, error) {
 	if _, err := s.Fault.ask(ctx, "Pending", account.Key{}); err != nil {
 		return nil, err
@@ -125,8 +127,8 @@ func (s *Store) Pending(ctx context.Context, limit int) ([]account.Key, error) {
 	return keys(s.filter(func(a *account.Account) bool { return a.AnnouncePending }), limit), nil
 }
 
-// List implements [provider.Store].
-func (s *Store) List(ctx context.Context, q provider.ListQuery) ([]account.Account, error) {
+// List implements [ledger.Store].
+func (s *Store) List(ctx context.Context, q ledger.ListQuery) ([]account.Account, error) {
 	if _, err := s.Fault.ask(ctx, "List", account.Key{}); err != nil {
 		return nil, err
 	}
@@ -174,31 +176,31 @@ func (s *Store) Restore(m map[account.Key]account.Account) {
 	s.m = maps.Clone(m)
 }
 
-// Cache is a [provider.Cache].
+// Cache is a [ledger.Cache].
 type Cache struct {
 	Fault Hook
 
 	mu sync.Mutex // guards m
-	m  map[account.Key]provider.Entry
+	m  map[account.Key]ledger.Entry
 }
 
-// Get implements [provider.Cache].
-func (c *Cache) Get(ctx context.Context, key account.Key) (provider.Entry, error) {
+// Get implements [ledger.Cache].
+func (c *Cache) Get(ctx context.Context, key account.Key) (ledger.Entry, error) {
 	if _, err := c.Fault.ask(ctx, "Get", key); err != nil {
-		return provider.Entry{}, err
+		return ledger.Entry{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.m[key]
 	if !ok {
-		return e, provider.ErrNotFound
+		return e, ledger.ErrNotFound
 	}
 	e.Value = slices.Clone(e.Value)
 	return e, nil
 }
 
-// Put implements [provider.Cache].
-func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (bool, error) {
+// Put implements [ledger.Cache].
+func (c *Cache) Put(ctx context.Context, key account.Key, e ledger.Entry) (bool, error) {
 	apply, err := c.Fault.ask(ctx, "Put", key)
 	if !apply {
 		return false, err
@@ -209,7 +211,7 @@ func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (boo
 		return false, err
 	}
 	if c.m == nil {
-		c.m = map[account.Key]provider.Entry{}
+		c.m = map[account.Key]ledger.Entry{}
 	}
 	e.Value = slices.Clone(e.Value)
 	c.m[key] = e
@@ -217,16 +219,16 @@ func (c *Cache) Put(ctx context.Context, key account.Key, e provider.Entry) (boo
 }
 
 // Force puts an entry in whatever is there: what a cache must never do.
-func (c *Cache) Force(key account.Key, e provider.Entry) {
+func (c *Cache) Force(key account.Key, e ledger.Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.m == nil {
-		c.m = map[account.Key]provider.Entry{}
+		c.m = map[account.Key]ledger.Entry{}
 	}
 	c.m[key] = e
 }
 
-// Locker is a [provider.Locker] whose leases end only by release or by Expire.
+// Locker is a [refresh.Locker] whose leases end only by release or by Expire.
 type Locker struct {
 	Fault Hook
 
@@ -239,8 +241,8 @@ type memLease struct {
 	key    account.Key
 }
 
-// Acquire implements [provider.Locker].
-func (l *Locker) Acquire(ctx context.Context, key account.Key) (provider.Lease, error) {
+// Acquire implements [refresh.Locker].
+func (l *Locker) Acquire(ctx context.Context, key account.Key) (refresh.Lease, error) {
 	apply, err := l.Fault.ask(ctx, "Acquire", key)
 	if !apply {
 		return nil, err
@@ -248,7 +250,7 @@ func (l *Locker) Acquire(ctx context.Context, key account.Key) (provider.Lease, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.m[key] != nil {
-		return nil, cmp.Or(err, provider.ErrHeld)
+		return nil, cmp.Or(err, refresh.ErrHeld)
 	}
 	if l.m == nil {
 		l.m = map[account.Key]*memLease{}
@@ -268,14 +270,14 @@ func (l *Locker) Expire(key account.Key) {
 	delete(l.m, key)
 }
 
-// Trusted implements [provider.Lease].
+// Trusted implements [refresh.Lease].
 func (m *memLease) Trusted() bool {
 	m.locker.mu.Lock()
 	defer m.locker.mu.Unlock()
 	return m.locker.m[m.key] == m
 }
 
-// Release implements [provider.Lease].
+// Release implements [refresh.Lease].
 func (m *memLease) Release(ctx context.Context) {
 	if apply, _ := m.locker.Fault.ask(ctx, "Release", m.key); !apply {
 		return
@@ -287,21 +289,21 @@ func (m *memLease) Release(ctx context.Context) {
 	}
 }
 
-// Journal is a [provider.Journal] and a [provider.Spool].
+// Journal is a [refresh.Journal] and a [refresh.Spool].
 type Journal struct {
 	Fault Hook
 
 	mu sync.Mutex // guards m
-	m  map[string]provider.Record
+	m  map[string]rotation.Record
 }
 
-// Put implements [provider.Journal].
-func (j *Journal) Put(ctx context.Context, r provider.Record) error { return j.put(ctx, "Put", r) }
+// Put implements [refresh.Journal].
+func (j *Journal) Put(ctx context.Context, r rotation.Record) error { return j.put(ctx, "Put", r) }
 
-// Stash implements [provider.Spool].
-func (j *Journal) Stash(ctx context.Context, r provider.Record) error { return j.put(ctx, "Stash", r) }
+// Stash implements [refresh.Spool].
+func (j *Journal) Stash(ctx context.Context, r rotation.Record) error { return j.put(ctx, "Stash", r) }
 
-func (j *Journal) put(ctx context.Context, op string, r provider.Record) error {
+func (j *Journal) put(ctx context.Context, op string, r rotation.Record) error {
 	apply, err := j.Fault.ask(ctx, op, r.Key)
 	if !apply {
 		return err
@@ -312,20 +314,20 @@ func (j *Journal) put(ctx context.Context, op string, r provider.Record) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.m == nil {
-		j.m = map[string]provider.Record{}
+		j.m = map[string]rotation.Record{}
 	}
 	j.m[r.Key.String()+" "+r.RotationID] = r
 	return err
 }
 
-// Records implements [provider.Journal].
-func (j *Journal) Records(ctx context.Context, key account.Key) ([]provider.Record, error) {
+// Records implements [refresh.Journal].
+func (j *Journal) Records(ctx context.Context, key account.Key) ([]rotation.Record, error) {
 	if _, err := j.Fault.ask(ctx, "Records", key); err != nil {
 		return nil, err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	var out []provider.Record
+	var out []rotation.Record
 	for _, name := range slices.Sorted(maps.Keys(j.m)) {
 		if r := j.m[name]; key.IsZero() || r.Key == key {
 			out = append(out, r)
@@ -334,7 +336,7 @@ func (j *Journal) Records(ctx context.Context, key account.Key) ([]provider.Reco
 	return out, nil
 }
 
-// Delete implements [provider.Journal].
+// Delete implements [refresh.Journal].
 func (j *Journal) Delete(ctx context.Context, key account.Key, rotationID string) error {
 	apply, err := j.Fault.ask(ctx, "Delete", key)
 	if !apply {
@@ -346,7 +348,7 @@ func (j *Journal) Delete(ctx context.Context, key account.Key, rotationID string
 	return err
 }
 
-// Bus is a [provider.Publisher] that keeps everything it was told. Listeners
+// Bus is a [ledger.Publisher] that keeps everything it was told. Listeners
 // hear it at once, on the publisher's goroutine.
 type Bus struct {
 	Fault Hook
@@ -371,7 +373,7 @@ func (b *Bus) Join(l Listener) {
 	b.listeners = append(b.listeners, l)
 }
 
-// Refreshed implements [provider.Publisher].
+// Refreshed implements [ledger.Publisher].
 func (b *Bus) Refreshed(ctx context.Context, e events.Refreshed) error {
 	apply, err := b.Fault.ask(ctx, "Refreshed", e.Key)
 	if !apply {
@@ -385,7 +387,7 @@ func (b *Bus) Refreshed(ctx context.Context, e events.Refreshed) error {
 	return err
 }
 
-// Bump implements [provider.Publisher].
+// Bump implements [ledger.Publisher].
 func (b *Bus) Bump(ctx context.Context, e events.Bump) error {
 	apply, err := b.Fault.ask(ctx, "Bump", e.Key)
 	if !apply {
@@ -408,7 +410,7 @@ func (b *Bus) Bump(ctx context.Context, e events.Bump) error {
 	return err
 }
 
-// Status implements [provider.Publisher].
+// Status implements [ledger.Publisher].
 func (b *Bus) Status(ctx context.Context, e events.Status) error {
 	apply, err := b.Fault.ask(ctx, "Status", e.Key)
 	if !apply {
@@ -424,7 +426,7 @@ func (b *Bus) Status(ctx context.Context, e events.Status) error {
 	return err
 }
 
-// LastBump implements [provider.Publisher].
+// LastBump implements [ledger.Publisher].
 func (b *Bus) LastBump(ctx context.Context, key account.Key) (events.Bump, error) {
 	if _, err := b.Fault.ask(ctx, "LastBump", key); err != nil {
 		return events.Bump{}, err
@@ -433,7 +435,7 @@ func (b *Bus) LastBump(ctx context.Context, key account.Key) (events.Bump, error
 	defer b.mu.Unlock()
 	e, ok := b.last[key]
 	if !ok {
-		return e, provider.ErrNotFound
+		return e, ledger.ErrNotFound
 	}
 	return e, nil
 }

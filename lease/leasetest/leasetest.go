@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/lease"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // contenders is how many goroutines fight for one lease.
@@ -102,8 +103,8 @@ func contend(t *testing.T, b lease.Backend, round string) lease.Token {
 			case err == nil:
 				wins.Add(1)
 				won.Store(&tok)
-			case !errors.Is(err, provider.ErrHeld):
-				t.Errorf("contender %d: got %v, want %q", i, err, provider.ErrHeld)
+			case !errors.Is(err, refresh.ErrHeld):
+				t.Errorf("contender %d: got %v, want %q", i, err, refresh.ErrHeld)
 			}
 		})
 	}
@@ -216,7 +217,7 @@ func testCancelledContext(t *testing.T, b lease.Backend) {
 	} {
 		err := call()
 		wantErr(t, what, err, context.Canceled)
-		for _, certain := range []error{provider.ErrHeld, provider.ErrNotFound, lease.ErrLost} {
+		for _, certain := range []error{refresh.ErrHeld, ledger.ErrNotFound, lease.ErrLost} {
 			if errors.Is(err, certain) {
 				t.Errorf("%s with a cancelled context claims a certain outcome: %v", what, err)
 			}
@@ -243,7 +244,7 @@ func awaitEnd(t *testing.T, b lease.Backend, name string) time.Time {
 	defer tick.Stop()
 	for end := time.Now().Add(2*b.TTL() + 2*time.Second); ; <-tick.C {
 		_, err := b.Read(t.Context(), name)
-		if errors.Is(err, provider.ErrNotFound) {
+		if errors.Is(err, ledger.ErrNotFound) {
 			return time.Now()
 		}
 		must(t, err)
@@ -257,7 +258,7 @@ func wantRead(t *testing.T, b lease.Backend, name, owner string) {
 	t.Helper()
 	tok, err := b.Read(t.Context(), name)
 	if owner == "" {
-		wantErr(t, "Read", err, provider.ErrNotFound)
+		wantErr(t, "Read", err, ledger.ErrNotFound)
 		return
 	}
 	must(t, err)
@@ -269,7 +270,7 @@ func wantRead(t *testing.T, b lease.Backend, name, owner string) {
 func wantHeld(t *testing.T, b lease.Backend, name, owner string) {
 	t.Helper()
 	_, err := b.Acquire(t.Context(), name, owner)
-	wantErr(t, "Acquire of a held lease", err, provider.ErrHeld)
+	wantErr(t, "Acquire of a held lease", err, refresh.ErrHeld)
 }
 
 func must(t *testing.T, err error) {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/lease"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 var errReplyLost = errors.New("reply lost")
@@ -62,7 +62,7 @@ func testLockerOneHolderAtATime(t *testing.T, b lease.Backend) {
 			defer tick.Stop()
 			for ; wins.Load() < rounds; <-tick.C {
 				h, err := l.Acquire(t.Context(), key)
-				if errors.Is(err, provider.ErrHeld) {
+				if errors.Is(err, refresh.ErrHeld) {
 					continue
 				}
 				if err != nil {
@@ -90,7 +90,7 @@ func locker(t *testing.T, b lease.Backend, owner string) *lease.Locker {
 }
 
 // take acquires and makes sure that the renewal ends with the test.
-func take(t *testing.T, l *lease.Locker, key account.Key) provider.Lease {
+func take(t *testing.T, l *lease.Locker, key account.Key) refresh.Lease {
 	t.Helper()
 	h, err := l.Acquire(t.Context(), key)
 	must(t, err)

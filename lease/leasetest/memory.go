@@ -6,7 +6,8 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/lease"
-	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/refresh"
 )
 
 // Memory is a lease backend in memory, for tests of what sits on one.
@@ -44,7 +45,7 @@ func (m *Memory) Acquire(ctx context.Context, name, owner string) (lease.Token, 
 	case ok && held.Owner == owner:
 		return held, nil
 	case ok:
-		return lease.Token{}, provider.ErrHeld
+		return lease.Token{}, refresh.ErrHeld
 	}
 	return m.write(name, owner), nil
 }
@@ -85,7 +86,7 @@ func (m *Memory) Read(ctx context.Context, name string) (lease.Token, error) {
 	}
 	held, ok := m.current(name)
 	if !ok {
-		return lease.Token{}, provider.ErrNotFound
+		return lease.Token{}, ledger.ErrNotFound
 	}
 	return held, nil
 }

@@ -1,0 +1,123 @@
+package refresh
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tokenbus/tokenbus/backoff"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/rotation"
+)
+
+// slotPatience is how long a flight waits for its turn at an endpoint.
+const slotPatience = 2 * time.Second
+
+// gates guard the endpoints of this process: how many exchanges run at once,
+// and whether any should.
+type gates struct {
+	mu sync.Mutex // guards m
+	m  map[string]*gate
+}
+
+type gate struct {
+	slots   chan struct{}
+	breaker *backoff.Breaker
+}
+
+func (r *Refresher) gate(platform string) *gate {
+	r.gates.mu.Lock()
+	defer r.gates.mu.Unlock()
+	g := r.gates.m[platform]
+	if g == nil {
+		policy, _ := r.cfg.Endpoint.Policy(platform)
+		breaker, err := backoff.NewBreaker(backoff.BreakerConfig{Rand: r.cfg.Random, ProbeTimeout: policy.Timeout + time.Minute})
+		if err != nil {
+			panic("refresh: breaker: " + err.Error()) // its defaults are valid
+		}
+		g = &gate{make(chan struct{}, max(1, policy.MaxConcurrent)), breaker}
+		r.gates.m[platform] = g
+	}
+	return g
+}
+
+// closedFor is how long the circuit keeps everybody off.
+func (g *gate) closedFor(now time.Time) time.Duration {
+	ok, after := g.breaker.Allow(now)
+	if !ok {
+		return after
+	}
+	g.breaker.Cancel(now)
+	return events.RetrySoon
+}
+
+// pass is leave to make one exchange with the account's endpoint.
+type pass struct {
+	*gate
+	f    *flying
+	used bool
+	left bool
+}
+
+// enter returns a pass, or says why there is none now.
+func (f *flying) enter(ctx context.Context) (*pass, error) {
+	g := f.gate(f.key.Platform())
+	select {
+	case g.slots <- struct{}{}:
+	default:
+		full := events.Unavailable(events.RetrySoon, "%s: as many exchanges with its endpoint run as are allowed", f.key)
+		if f.want.Reason == events.ReasonExpiry { // nobody waits
+			return nil, full
+		}
+		select {
+		case g.slots <- struct{}{}:
+		case <-f.clock.After(slotPatience):
+			return nil, full
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if ok, after := g.breaker.Allow(f.clock.Now()); !ok {
+		<-g.slots
+		return nil, f.hold(after, "its provider's endpoint fails for everybody and is left alone for a while")
+	}
+	return &pass{gate: g, f: f}, nil
+}
+
+// leave gives the place back. A pass that was not used says nothing of the
+// endpoint. It may be called again.
+func (p *pass) leave() {
+	if p.left {
+		return
+	}
+	p.left = true
+	if !p.used {
+		p.breaker.Cancel(p.f.clock.Now())
+	}
+	<-p.slots
+}
+
+// ownClient reports whether the account brings its own client or proxy: what
+// goes wrong with those says nothing of the platform.
+func ownClient(d *ledger.Document) bool {
+	c := d.Opened
+	return c.ClientID != "" || !c.ClientSecret.IsZero() || !c.ProxyURL.IsZero()
+}
+
+// report draws from the exchange what it says of the endpoint.
+func (p *pass) report(d *ledger.Document, v rotation.Verdict) {
+	now := p.f.clock.Now()
+	p.used = true
+	switch {
+	case ownClient(d) && (v.Outcome == rotation.Misconfigured || v.Outcome == rotation.NotSent), v.Outcome == rotation.Fenced:
+		p.used = false
+	case v.Outcome == rotation.Misconfigured:
+		p.breaker.Trip(now, v.RetryAfter)
+		p.f.log.Error("provider is misconfigured; its circuit is open", "platform", d.Key.Platform(), "code", v.Code, "message", v.Message)
+	case v.Outcome == rotation.Transient, v.Outcome == rotation.NotSent, v.Outcome == rotation.Unknown:
+		p.breaker.Failure(now, d.Key.String())
+	default: // granted, rejected, throttled: it works
+		p.breaker.Success()
+	}
+}

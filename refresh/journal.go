@@ -1,0 +1,125 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/rotation"
+)
+
+// secure makes the answer durable beside the store, where it isn't yet: on this
+// disk and in the journal that all workers share.
+func (r *Refresher) secure(ctx context.Context, rec rotation.Record, disk, shared bool) (onDisk, inShared bool) {
+	if !disk && !shared {
+		r.stats.journaled.Add(1)
+		r.log.Warn("answer has to wait in the journal", "account", rec.Key.String(), "version", rec.FromVersion, "rotation", rec.RotationID)
+	}
+	if !disk {
+		err := r.cfg.Spool.Put(ctx, rec)
+		if disk = err == nil; !disk {
+			r.log.Error("answer is not on the disk", "account", rec.Key.String(), "error", err)
+		}
+	}
+	if !shared {
+		shared = r.share(ctx, rec)
+	}
+	return disk, shared
+}
+
+// share puts a record where every worker finds it.
+func (r *Refresher) share(ctx context.Context, rec rotation.Record) bool {
+	err := ledger.Bounded(ctx, func(ctx context.Context) error { return r.cfg.Journal.Put(ctx, rec) })
+	if err != nil {
+		r.log.Error("answer is not in the shared journal", "account", rec.Key.String(), "error", err)
+	}
+	return err == nil
+}
+
+// forget removes a settled record.
+func (r *Refresher) forget(ctx context.Context, rec rotation.Record, journaled bool) {
+	ctx = context.WithoutCancel(ctx)
+	if len(rec.Answer) > 0 {
+		if err := r.cfg.Spool.Delete(ctx, rec.Key, rec.RotationID); err != nil {
+			r.log.Warn("spool record stays; it will be found settled", "account", rec.Key.String(), "error", err)
+		}
+	}
+	if !journaled {
+		return
+	}
+	if err := ledger.Bounded(ctx, func(ctx context.Context) error { return r.cfg.Journal.Delete(ctx, rec.Key, rec.RotationID) }); err != nil {
+		r.log.Warn("journal record stays; it will be found settled", "account", rec.Key.String(), "error", err)
+	}
+}
+
+// waiting returns what waits in both journals for the account, or for all.
+// The error tells what could not be read.
+func (r *Refresher) waiting(ctx context.Context, key account.Key) ([]rotation.Record, error) {
+	records, disk := r.cfg.Spool.Records(ctx, key)
+	shared := ledger.Bounded(ctx, func(ctx context.Context) error {
+		more, err := r.cfg.Journal.Records(ctx, key)
+		records = append(records, more...)
+		return err
+	})
+	return records, errors.Join(disk, shared)
+}
+
+// replayAccount settles what waits for the account, and reports whether an
+// answer to the given rotation was among it. An error means that something may
+// wait and can't be read or saved: nothing may be sent then. The caller is the
+// account's flight.
+func (r *Refresher) replayAccount(ctx context.Context, key account.Key, rotationID string) (found bool, err error) {
+	records, err := r.waiting(ctx, key)
+	for _, rec := range records {
+		if rec.Key != key {
+			continue
+		}
+		found = found || rec.RotationID == rotationID
+		if e := r.replay(ctx, rec); e != nil {
+			r.share(ctx, rec) // perhaps others can
+			err = errors.Join(err, e)
+		}
+	}
+	return found, err
+}
+
+// replay judges the record's answer anew and settles it.
+func (r *Refresher) replay(ctx context.Context, rec rotation.Record) error {
+	plain, err := r.cfg.Sealer.Open(rec.Answer, ledger.Associated(rec.Key, FieldAnswer))
+	if err != nil {
+		return fmt.Errorf("open journal record of %s from worker %s: %w", rec.Key, rec.Worker, err)
+	}
+	var raw RawAnswer
+	if err := json.Unmarshal(plain, &raw); err != nil {
+		return fmt.Errorf("decode journal record of %s: not of the expected form", rec.Key)
+	}
+	if _, err := r.settle(ctx, rec, r.cfg.Endpoint.Judge(rec.Key.Platform(), raw)); err != nil {
+		return err
+	}
+	r.stats.replayed.Add(1)
+	r.log.Info("replayed from the journal", "account", rec.Key.String(), "from_version", rec.FromVersion, "holder", rec.Worker)
+	r.forget(ctx, rec, true)
+	return nil
+}
+
+// ReplayAll settles everything that waits anywhere, each account in its own
+// flight so that it can't meet an exchange that runs.
+func (r *Refresher) ReplayAll(ctx context.Context) {
+	records, err := r.waiting(ctx, account.Key{})
+	if err != nil {
+		r.log.Warn("journal is not readable in full", "error", err)
+	}
+	r.stats.waiting.Store(int64(len(records)))
+	for _, rec := range records {
+		r.flights.start(rec.Key, func(<-chan struct{}) error {
+			_, err := r.replayAccount(r.base, rec.Key, "")
+			if err != nil {
+				r.log.Warn("replay from the journal", "account", rec.Key.String(), "error", err)
+			}
+			return err
+		})
+	}
+}

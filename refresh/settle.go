@@ -1,0 +1,126 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/failpoint"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/rotation"
+)
+
+// goneAfter is how many looks it takes to believe that an account is gone.
+const goneAfter = 3
+
+// settleUntilDone writes the outcome, again and again until the store has it.
+// Before the second attempt the answer is made durable beside the store. A
+// stop ends the attempts, not the one that is under way.
+func (r *Refresher) settleUntilDone(ctx context.Context, rec rotation.Record, v rotation.Verdict) error {
+	answered := len(rec.Answer) > 0
+	var disk, shared bool
+	for attempt := 1; ; attempt++ {
+		result, err := r.settle(ctx, rec, v)
+		if err == nil {
+			failpoint.At("settled")
+			r.forget(ctx, rec, attempt > 1)
+			return result
+		}
+		r.log.Warn("outcome of an exchange is not saved yet", "account", rec.Key.String(), "attempt", attempt, "error", err)
+		if answered && !(disk && shared) {
+			disk, shared = r.secure(ctx, rec, disk, shared)
+			failpoint.At("journaled")
+		}
+		if errors.Is(err, ledger.ErrNotFound) && attempt >= goneAfter && (disk || shared) {
+			return events.NotFound(rec.Key) // its answer stays in the journal, should the store come back
+		}
+		select {
+		case <-r.clock.After(saving.Delay(attempt, r.cfg.Random())):
+		case <-r.base.Done():
+			r.leave(rec, disk || shared)
+			return events.Unavailable(events.RetrySoon, "%s: the account store does not take the new credentials; they wait in the journal", rec.Key)
+		}
+	}
+}
+
+// leave counts what a stop leaves undone.
+func (r *Refresher) leave(rec rotation.Record, kept bool) {
+	if kept {
+		r.stats.undone.Add(1)
+		return
+	}
+	r.stats.doubtful.Add(1)
+	r.log.Error("the outcome of an exchange is not saved anywhere", "account", rec.Key.String(), "version", rec.FromVersion)
+}
+
+// settle reads the document, asks [rotation.Settle] what the outcome does to
+// it, and writes that, once. result is what those who wait get. err means that
+// the outcome is not, or not certainly, in the store: call again.
+func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.Verdict) (result, err error) {
+	d, err := r.ledger.ReadOpened(ctx, rec.Key)
+	switch {
+	case errors.Is(err, ledger.ErrNotFound) && !v.Brought():
+		return events.NotFound(rec.Key), nil
+	case err != nil: // also where there is no such account: a read alone drops no answer
+		return nil, err
+	}
+	e := rotation.Settle(&d.Account, rec, v, r.merged(&d, v), r.settleRules(&d, v))
+	if e.Note != "" {
+		r.log.Info(e.Note, "account", rec.Key.String(), "from_version", rec.FromVersion, "version", d.Version, "reason", rec.Reason, "code", v.Code)
+	}
+	if e.Change == nil {
+		r.ledger.Adopt(&d)
+		return nil, nil
+	}
+	guard, change := e.Guard, *e.Change
+	if e.Credentials != nil {
+		if err := r.ledger.Seal(&change.To, *e.Credentials); err != nil {
+			return nil, err
+		}
+	}
+	if e.Above {
+		if err := r.ledger.Lift(ctx, &d, &guard, &change); err != nil {
+			return nil, err
+		}
+	}
+	doc, err := r.ledger.Write(ctx, &d, guard, change)
+	if err != nil {
+		return nil, err
+	}
+	if e.Credentials != nil {
+		failpoint.At("committed")
+	}
+	r.ledger.SetBusy(rec.Key, time.Time{})
+	if doc.Rev > d.Rev {
+		r.ledger.Adopt(&doc)
+	} else { // nothing that peers need to know
+		r.ledger.Learn(&doc)
+	}
+	if left := e.Hold.Sub(r.clock.Now()); left > 0 {
+		r.holdOff(rec.Key, doc.Rev, left, e.Reply)
+	}
+	if e.Status != "" {
+		r.ledger.Tell(&doc.Account, e.Status, e.Message, e.Until)
+	}
+	if e.Reply != nil {
+		return e.Reply, nil
+	}
+	return nil, nil
+}
+
+// merged are the document's credentials with those of the answer over them.
+func (r *Refresher) merged(d *ledger.Document, v rotation.Verdict) rotation.Merged {
+	c := r.cfg.Endpoint.Describe(d.Key.Platform(), d.Opened.Merge(v.Credentials))
+	return rotation.Merged{Credentials: c, Access: r.cfg.Sealer.Fingerprint(c.AccessToken), Refresh: r.cfg.Sealer.Fingerprint(c.RefreshToken)}
+}
+
+// settleRules are the rules by which an outcome is judged.
+func (r *Refresher) settleRules(d *ledger.Document, v rotation.Verdict) rotation.Rules {
+	rules := r.ledger.Rules(d.Key)
+	rules.Backoff, rules.Own = r.cfg.Backoff, ownClient(d)
+	if v.Outcome == rotation.Misconfigured {
+		rules.Circuit = r.gate(d.Key.Platform()).closedFor(rules.Now)
+	}
+	return rules
+}
