@@ -47,10 +47,10 @@ func (l *Ledger) put(ctx context.Context, v *rotation.View) error {
 	if !v.End.IsZero() {
 		until = v.End.Add(-l.cfg.Timing.CacheSkewOf(v.Lifetime))
 	}
-	ctx, cancel := context.WithTimeout(ctx, CacheTimeout)
-	defer cancel()
-	_, err = l.cfg.Cache.Put(ctx, v.Key, Entry{Rev: v.Rev, Version: v.Version, Value: value, Until: rotation.Millis(until)})
-	return err
+	return l.cache.Do(ctx, func(ctx context.Context) error {
+		_, err := l.cfg.Cache.Put(ctx, v.Key, Entry{Rev: v.Rev, Version: v.Version, Value: value, Until: rotation.Millis(until)})
+		return err
+	}, nil)
 }
 
 // share is put for when nobody depends on it.
@@ -62,9 +62,11 @@ func (l *Ledger) share(ctx context.Context, v *rotation.View) {
 
 // fetch reads the shared cache; nil where it has nothing that can be read.
 func (l *Ledger) fetch(ctx context.Context, key account.Key) (v *rotation.View, until time.Time) {
-	ctx, cancel := context.WithTimeout(ctx, CacheTimeout)
-	defer cancel()
-	e, err := l.cfg.Cache.Get(ctx, key)
+	var e Entry
+	err := l.cache.Do(ctx, func(ctx context.Context) (err error) {
+		e, err = l.cfg.Cache.Get(ctx, key)
+		return err
+	}, absent)
 	switch {
 	case absent(err):
 		return nil, time.Time{}

@@ -2,9 +2,12 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/rotation"
 )
 
@@ -38,11 +41,24 @@ func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
 
 // Load reads the account from the store, once for all that ask at the same
 // time, and brings L1 and the shared cache up to it. above is a version that
-// the caller has heard of: it doesn't join a read from before that.
-func (l *Ledger) Load(ctx context.Context, key account.Key, above account.Version) (*rotation.View, error) {
+// the caller has heard of: it doesn't join a read from before that. held says
+// that the caller has something in hand: then a store that hangs is worth no
+// more than one that is down.
+func (l *Ledger) Load(ctx context.Context, key account.Key, above account.Version, held bool) (*rotation.View, error) {
+	budget := l.stranger
+	if held {
+		budget = l.check
+	}
 	m := l.l1.mark(key)
-	same := fmt.Sprintf("%s %d %d %d", key, m.floor, m.epoch, above)
-	result := l.reads.DoChan(same, func() (any, error) { return l.load(l.base, key) })
+	same := fmt.Sprintf("%s %d %d %d %t", key, m.floor, m.epoch, above, held)
+	result := l.reads.DoChan(same, func() (any, error) {
+		var v *rotation.View
+		err := budget.Do(l.base, func(ctx context.Context) (err error) {
+			v, err = l.load(ctx, key)
+			return err
+		}, nil)
+		return v, err
+	})
 	select {
 	case r := <-result:
 		if r.Err != nil {
@@ -67,4 +83,60 @@ func (l *Ledger) load(ctx context.Context, key account.Key) (*rotation.View, err
 		l.background(func(ctx context.Context) { l.share(ctx, v) })
 	}
 	return v, nil
+}
+
+// First is ReadOpened for the first look of a refresh, before which nothing is
+// at stake: it doesn't wait for a store that is known to be out of order.
+func (l *Ledger) First(ctx context.Context, key account.Key) (d Document, err error) {
+	err = l.first.Do(ctx, func(ctx context.Context) (err error) {
+		d, err = l.ReadOpened(ctx, key)
+		return err
+	}, func(err error) bool { return absent(err) || errors.Is(err, ErrUnreadable) })
+	return d, err
+}
+
+// Doubt reports whether the caller is the one to look again at what is known,
+// which was last doubted at least d ago. It does not block.
+func (l *Ledger) Doubt(k *Known, now time.Time, d time.Duration) (mine bool) {
+	if now.Sub(k.doubted) < d {
+		return false
+	}
+	l.l1.update(k.View.Key, func(latest *Known) {
+		if mine = latest.doubted == k.doubted; mine {
+			latest.doubted = now
+		}
+	})
+	return mine
+}
+
+// CheckSoon checks what is known of an account beside the request, once it is
+// so old that it must be checked before long: whoever asks often never waits
+// for that. It does not block.
+func (l *Ledger) CheckSoon(k *Known, now time.Time) {
+	if now.Sub(k.checked) < l.cfg.Timing.L1MaxAge*2/3 || !l.Doubt(k, now, events.RetrySoon/2) {
+		return
+	}
+	l.background(func(ctx context.Context) {
+		if l.Shared(ctx, k.View.Key) != nil {
+			return
+		}
+		if _, err := l.Load(ctx, k.View.Key, 0, true); err != nil {
+			l.Reprieve(k.View)
+		}
+	})
+}
+
+// reprieve is how much longer a view is served that could not be checked. It
+// outlasts a check that hangs, so that the next one is made beside a request.
+const reprieve = 3 * time.Second
+
+// Reprieve lets v be served for a little longer, although it could not be
+// checked: the store and the shared cache are out of reach.
+func (l *Ledger) Reprieve(v *rotation.View) {
+	checked := l.cfg.Clock.Now().Add(reprieve - l.cfg.Timing.L1MaxAge)
+	l.l1.update(v.Key, func(k *Known) {
+		if k.View == v && (k.checked.Before(checked) || k.epoch != l.l1.epoch.Load()) {
+			k.checked, k.epoch = checked, l.l1.epoch.Load()
+		}
+	})
 }

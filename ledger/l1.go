@@ -23,6 +23,7 @@ type Known struct {
 	floor   account.Rev // nothing below may be served: a bump said so
 	checked time.Time   // when the view was last known to be the newest (monotonic reading included)
 	epoch   int64       // the epoch of that check
+	doubted time.Time   // when another look was last taken
 	encoded atomic.Pointer[[]byte]
 }
 
@@ -94,7 +95,7 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 	defer s.mu.Unlock()
 	k := &Known{}
 	if old := s.m[key]; old != nil {
-		k.View, k.Busy, k.floor, k.checked, k.epoch = old.View, old.Busy, old.floor, old.checked, old.epoch
+		k.View, k.Busy, k.floor, k.checked, k.epoch, k.doubted = old.View, old.Busy, old.floor, old.checked, old.epoch, old.doubted
 		k.encoded.Store(old.encoded.Load())
 	} else if len(s.m) >= c.limit {
 		s.evict()
@@ -107,13 +108,13 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 	s.m[key] = k
 }
 
-// evict drops one entry; the caller holds mu. What was only heard of goes
-// first; a view can be had from the shared cache again.
+// evict drops one entry; the caller holds mu. What was only heard of and what
+// does not exist goes first; a view can be had from the shared cache again.
 func (s *l1Shard) evict() {
 	var victim account.Key
 	looked := 0
 	for key, k := range s.m {
-		if victim = key; k.View == nil {
+		if victim = key; k.View == nil || k.View.Gone {
 			break
 		}
 		if looked++; looked == 8 {
@@ -177,7 +178,7 @@ func (l *Ledger) Known(key account.Key) *Known { return l.l1.get(key) }
 // Fresh reports whether k may be served without a look elsewhere.
 func (l *Ledger) Fresh(k *Known, now time.Time) bool {
 	maxAge := l.cfg.Timing.L1MaxAge
-	if k.View.Gone && k.View.Rev == 0 {
+	if k.View.Missing() {
 		maxAge = negativeMaxAge
 	}
 	return k.Servable() && k.epoch == l.l1.epoch.Load() && now.Sub(k.checked) < maxAge
@@ -201,7 +202,7 @@ func (l *Ledger) Heard(key account.Key, rev account.Rev) {
 		}
 		l.l1.bumps.Add(1)
 		k.floor, k.Busy = rev, time.Time{}
-		if k.View != nil && k.View.Gone && k.View.Rev == 0 {
+		if k.View != nil && k.View.Missing() {
 			k.View = nil // "no such account" is history now
 		}
 	})
@@ -214,17 +215,6 @@ func (l *Ledger) SetBusy(key account.Key, until time.Time) {
 		return
 	}
 	l.l1.update(key, func(k *Known) { k.Busy = until })
-}
-
-// Reprieve lets v be served for a little longer, although it could not be
-// checked: the store and the shared cache are out of reach.
-func (l *Ledger) Reprieve(v *rotation.View, d time.Duration) {
-	checked := l.cfg.Clock.Now().Add(d - l.cfg.Timing.L1MaxAge)
-	l.l1.update(v.Key, func(k *Known) {
-		if k.View == v {
-			k.checked, k.epoch = checked, l.l1.epoch.Load()
-		}
-	})
 }
 
 // Resync is called when bumps may have been missed: nothing is served from L1

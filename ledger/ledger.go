@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/clock"
 	"github.com/tokenbus/tokenbus/rotation"
 )
@@ -43,6 +44,10 @@ type Ledger struct {
 	log   *slog.Logger
 	l1    *l1
 	reads singleflight.Group
+	// What requests may spend on the cache and on the store: on a check of what
+	// is in hand, on an account that this process knows nothing of, and on the
+	// first look of a refresh. Nothing that saves something asks a budget.
+	cache, check, stranger, first *backoff.Budget
 	// pending is what the last look for lost announcements has seen; the
 	// sweep's own.
 	pending map[account.Key]account.Rev
@@ -55,8 +60,18 @@ type Ledger struct {
 // New returns a Ledger.
 func New(cfg Config) *Ledger {
 	l := &Ledger{cfg: cfg, log: cfg.Logger, l1: newL1(cfg.MaxL1)}
+	l.cache = l.budget("the shared cache", CacheTimeout)
+	l.check, l.stranger, l.first = l.budget("the account store", CacheTimeout), l.budget("the account store", StoreTimeout), l.budget("the account store", StoreTimeout)
 	l.base, l.abort = context.WithCancel(context.Background())
 	return l
+}
+
+func (l *Ledger) budget(name string, timeout time.Duration) *backoff.Budget {
+	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Slow: CacheTimeout, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
+	if err != nil {
+		panic("ledger: " + err.Error()) // its defaults are valid
+	}
+	return b
 }
 
 // Now is the wall clock at the precision that stores keep.

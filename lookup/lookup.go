@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/clock"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/ledger"
@@ -64,6 +65,7 @@ func (d *Desk) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
 	if j.refresh {
 		d.refreshBeside(k.View)
 	}
+	d.ledger.CheckSoon(k, now)
 	d.counts.l1.Add(1)
 	if j.notModified {
 		return events.TokenReply{Version: k.View.Version, ExpiresAt: k.View.Expires, NotModified: true}.Encode(), true
@@ -152,30 +154,26 @@ func WireError(ctx context.Context, key account.Key, err error) *events.Error {
 // request by: from L1, else the shared cache, else the store.
 func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenRequest) (*rotation.View, events.Source, error) {
 	k := d.ledger.Known(key)
-	if now := d.cfg.Clock.Now(); k != nil && k.View != nil && d.ledger.Fresh(k, now) && !d.judge(k.View, req, now).unsure {
-		return k.View, events.SourceL1, nil
+	if now := d.cfg.Clock.Now(); k != nil && k.View != nil && d.ledger.Fresh(k, now) {
+		// Who names a version of an account that does not exist is believed once a
+		// second: a storm of forged requests costs no more than that.
+		if !d.judge(k.View, req, now).unsure || k.View.Missing() && !d.ledger.Doubt(k, now, events.RetrySoon) {
+			return k.View, events.SourceL1, nil
+		}
 	}
 	if v := d.ledger.Shared(ctx, key); v != nil {
 		if j := d.judge(v, req, d.cfg.Clock.Now()); !j.unsure && !j.wait {
 			return v, events.SourceShared, nil
 		}
 	}
-	// With something in hand that serves, a store that hangs is worth no more
-	// than one that is down.
 	serves := func(v *rotation.View) bool { return d.judge(v, req, d.cfg.Clock.Now()).serves() }
 	held := k.Servable() && serves(k.View)
-	sctx := ctx
-	if held {
-		var cancel context.CancelFunc
-		sctx, cancel = context.WithTimeout(ctx, ledger.CacheTimeout)
-		defer cancel()
-	}
-	v, err := d.ledger.Load(sctx, key, max(req.MinVersion, req.RejectedVersion))
+	v, err := d.ledger.Load(ctx, key, max(req.MinVersion, req.RejectedVersion), held)
 	switch {
 	case err == nil:
 		return v, events.SourceStore, nil
 	case held:
-		d.ledger.Reprieve(k.View, events.RetrySoon)
+		d.ledger.Reprieve(k.View)
 		return k.View, events.SourceL1, nil
 	case ctx.Err() != nil:
 		return nil, "", ctx.Err()
@@ -186,7 +184,11 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 		return v, events.SourceL1, nil
 	}
 	d.cfg.Logger.Debug("look-up without store", "account", key.String(), "error", err)
-	return nil, "", events.Unavailable(events.RetrySoon, "%s: the account store does not answer and no living token is at hand", key)
+	after := events.RetrySoon
+	if skipped, ok := errors.AsType[*backoff.SkippedError](err); ok {
+		after = skipped.After
+	}
+	return nil, "", events.Unavailable(after, "%s: the account store does not answer and no living token is at hand", key)
 }
 
 func (d *Desk) count(source events.Source) {

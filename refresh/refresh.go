@@ -163,7 +163,7 @@ func (f *flying) hold(d time.Duration, format string, args ...any) error {
 // read reads the document that decides; what goes wrong is said to those who
 // wait.
 func (f *flying) read(ctx context.Context) (err error) {
-	f.doc, err = f.ledger.ReadOpened(ctx, f.key)
+	f.doc, err = f.ledger.First(ctx, f.key)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
 		return events.NotFound(f.key)

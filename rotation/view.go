@@ -32,6 +32,9 @@ type View struct {
 	Code, Text string // the last error, for people
 }
 
+// Missing reports whether there is no document at all, not even a tombstone.
+func (v *View) Missing() bool { return v.Gone && v.Rev == 0 }
+
 // Refreshable reports whether there is a refresh token that may be sent.
 func (v *View) Refreshable() bool { return v.HasRefresh && !v.Dead }
 

@@ -1,0 +1,157 @@
+package provider_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/oauth/oauthtest"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// hang makes every operation of a port wait until its caller gives up.
+func hang(ctx context.Context, _ string, _ account.Key) (bool, error) {
+	<-ctx.Done()
+	return false, ctx.Err()
+}
+
+// A hot account is checked before it must be, so that nobody waits for a store
+// and a cache that hang.
+func TestP7HotAccountsDoNotWaitForWhatHangs(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	f.timing.L1MaxAge = 6 * time.Second
+	p := f.worker()
+	f.login(p, "x", 2*time.Hour)
+	f.token(p, "x", events.TokenRequest{})
+	f.store.Fault.Set(hang)
+	f.cache.Fault.Set(hang)
+	defer f.store.Fault.Set(nil)
+	defer f.cache.Fault.Set(nil)
+	f.clock.advance(4100 * time.Millisecond) // a check is wanted, and must be made within two seconds
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); <-tick.C {
+		if _, ok := p.Cached(key("x"), events.TokenRequest{}); !ok {
+			t.Fatal("a request with a living token in hand has to wait")
+		}
+	}
+	// It is checked again as soon as that is possible: a version that was
+	// announced to nobody is found.
+	f.store.Fault.Set(nil)
+	f.cache.Fault.Set(nil)
+	f.bus.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) { return op != "Bump", nil })
+	f.login(f.worker(), "x", 2*time.Hour)
+	eventually(t, "the new version is served", func() bool {
+		f.clock.advance(10 * time.Millisecond)
+		return f.token(p, "x", events.TokenRequest{}).Version == 2
+	})
+}
+
+// After a few calls that hang, look-ups pass a store and a cache by.
+func TestP7WhatHangsIsLeftAlone(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	const n = 40
+	for i := range n {
+		f.login(p, fmt.Sprint("x", i), 2*time.Hour)
+		f.token(p, fmt.Sprint("x", i), events.TokenRequest{})
+	}
+	var calls atomic.Int64
+	count := func(ctx context.Context, op string, k account.Key) (bool, error) {
+		if op == "Get" || op == "Put" {
+			calls.Add(1)
+		}
+		return hang(ctx, op, k)
+	}
+	f.store.Fault.Set(count)
+	f.cache.Fault.Set(count)
+	defer f.store.Fault.Set(nil)
+	defer f.cache.Fault.Set(nil)
+	f.clock.advance(f.timing.L1MaxAge) // nothing may be served without a check
+	for i := range n {
+		f.token(p, fmt.Sprint("x", i), events.TokenRequest{}) // one after the other
+	}
+	if got := calls.Load(); got > 10 {
+		t.Errorf("%d calls hung for %d requests, want them to be left alone after three", got, n)
+	}
+	// And a stranger is told at once.
+	f.refused(p, "stranger", events.TokenRequest{}, events.CodeUnavailable)
+}
+
+// Any number of requests for one account that does not exist costs at most one
+// read of the store in a second, also if they say that they have seen it.
+func TestStormForOneUnknownAccount(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	var reads atomic.Int64
+	f.store.Fault.Set(func(ctx context.Context, op string, _ account.Key) (bool, error) {
+		reads.Add(1)
+		return ctx.Err() == nil, ctx.Err()
+	})
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for i := range 200 {
+				_, _ = p.Token(t.Context(), key("nobody"), events.TokenRequest{MinVersion: account.Version(i % 2)})
+			}
+		})
+	}
+	wg.Wait()
+	if got := reads.Load(); got > 4 { // one, one for who has seen it, and a second may have passed
+		t.Errorf("3200 requests cost %d reads of the store", got)
+	}
+	// A second later it is looked for again, and found.
+	f.login(f.worker(), "nobody", time.Hour)
+	f.clock.advance(time.Second)
+	f.token(p, "nobody", events.TokenRequest{})
+}
+
+// Requests for ever other accounts that do not exist read the store a few at a
+// time, too many are turned away at once, and none drives a hot account out.
+func TestStormForManyUnknownAccounts(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker(func(c *provider.Config) { c.MaxL1 = 64 * 40 })
+	f.login(p, "hot", time.Hour)
+	f.token(p, "hot", events.TokenRequest{})
+	var now, most, done atomic.Int64
+	release := make(chan struct{})
+	f.store.Fault.Set(func(ctx context.Context, op string, _ account.Key) (bool, error) {
+		if op == "Get" {
+			n := now.Add(1)
+			defer now.Add(-1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			<-release
+		}
+		return true, nil
+	})
+	var wg sync.WaitGroup
+	var refused atomic.Int64
+	for i := range 4000 {
+		wg.Go(func() {
+			_, err := p.Token(context.Background(), key(fmt.Sprint("n", i)), events.TokenRequest{Timeout: time.Minute})
+			if e, ok := err.(*events.Error); ok && e.Code == events.CodeUnavailable && e.RetryAfter > 0 {
+				refused.Add(1)
+			}
+			done.Add(1)
+		})
+	}
+	eventually(t, "all that are too many have been turned away", func() bool { return done.Load() == 4000-64-1024 })
+	if _, ok := p.Cached(key("hot"), events.TokenRequest{}); !ok {
+		t.Error("a hot account waits for the storm")
+	}
+	close(release)
+	wg.Wait()
+	f.store.Fault.Set(nil)
+	if most.Load() > 64 || refused.Load() < 4000-64-1024 {
+		t.Errorf("%d reads at once, %d requests turned away", most.Load(), refused.Load())
+	}
+	if _, ok := p.Cached(key("hot"), events.TokenRequest{}); !ok {
+		t.Error("the storm drove a hot account out")
+	}
+}
