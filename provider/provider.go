@@ -194,6 +194,10 @@ func (p *Provider) Resync() {
 	p.refresher.Wake(account.Key{})
 }
 
+// EndpointsChanged is called when other definitions of token endpoints are in
+// use: circuits that were open for the old ones close.
+func (p *Provider) EndpointsChanged() { p.refresher.EndpointsChanged() }
+
 // Close drains: no new refresh starts, those that run end, and their outcome
 // is saved and announced. If ctx ends first, the rest is aborted: what was
 // answered and not saved waits in the journal, and the error says so. Close

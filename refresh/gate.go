@@ -42,6 +42,14 @@ func (r *Refresher) gate(platform string) *gate {
 	return g
 }
 
+// EndpointsChanged is called when other definitions of token endpoints are in
+// use: their circuits are closed, and their limits those of the new ones.
+func (r *Refresher) EndpointsChanged() {
+	r.gates.mu.Lock()
+	defer r.gates.mu.Unlock()
+	clear(r.gates.m)
+}
+
 // closedFor is how long the circuit keeps everybody off.
 func (g *gate) closedFor(now time.Time) time.Duration {
 	ok, after := g.breaker.Allow(now)

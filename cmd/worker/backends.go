@@ -82,7 +82,7 @@ func (w *worker) openMongo(ctx context.Context) error {
 		defer cancel()
 		_ = s.Close(ctx) // what is cut off is reads
 	})
-	w.store = &keysetGate{store: s, values: s, sealer: w.sealer}
+	w.store = &keysetGate{store: s, values: s, sealer: &w.sealer}
 	return nil
 }
 
@@ -134,7 +134,7 @@ func (w *worker) reachStore(ctx context.Context) (err error) {
 		return err
 	}
 	w.onClose(s.Close)
-	w.store = &keysetGate{store: s, values: values, sealer: w.sealer}
+	w.store = &keysetGate{store: s, values: values, sealer: &w.sealer}
 	return nil
 }
 

@@ -40,14 +40,15 @@ To rotate the key of a running fleet. No worker may meet a key that it lacks,
 so it takes two rounds:
 
   1. worker keyset stage FILE, on one machine
-  2. copy FILE to every worker and restart them one by one; worker keyset show
-     lists the same keys everywhere, the last one staged
+  2. copy FILE to every worker and send each SIGHUP, or restart it; worker
+     keyset show lists the same keys everywhere, the last one staged
   3. worker keyset promote FILE, on one machine
-  4. copy FILE to every worker and restart them one by one
+  4. copy FILE to every worker and send each SIGHUP, or restart it
   5. worker reseal, once, with a worker's own settings
   6. keep a copy of FILE, and leave the old keys in it
 
-A worker reads its keyset at the start alone. Between 1 and 4 either file works;
+A worker reads its keyset at the start and at SIGHUP; the log says whether it
+was taken. Between 1 and 4 either file works;
 promoting before 2 is done leaves workers that can't read what others write.
 `
 

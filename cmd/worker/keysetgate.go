@@ -9,7 +9,6 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/ledger"
-	"github.com/tokenbus/tokenbus/seal"
 )
 
 // keysetCheck is the name of the fleet's check value in the store.
@@ -29,7 +28,7 @@ type checkValues interface {
 type keysetGate struct {
 	store  ledger.Store
 	values checkValues
-	sealer *seal.Sealer
+	sealer *keyring
 	passed atomic.Bool
 }
 
@@ -39,7 +38,7 @@ func (g *keysetGate) check(ctx context.Context) error {
 	if g.passed.Load() {
 		return nil
 	}
-	ours, err := g.sealer.CheckValue()
+	ours, err := g.sealer.now().CheckValue()
 	if err != nil {
 		return fmt.Errorf("make check value of the keyset: %w", err)
 	}
@@ -47,7 +46,7 @@ func (g *keysetGate) check(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read check value of the keyset: %w", err)
 	}
-	if err := g.sealer.Check(stored); err != nil {
+	if err := g.sealer.now().Check(stored); err != nil {
 		return err
 	}
 	g.passed.Store(true)

@@ -42,11 +42,11 @@ func (a app) resealCommand(ctx context.Context, cmd *cli.Command) error {
 	if err := w.openStore(ctx); err != nil {
 		return err
 	}
-	n, total, err := ledger.Reseal(ctx, w.store, w.sealer)
+	n, total, err := ledger.Reseal(ctx, w.store, &w.sealer)
 	if err != nil {
 		return fmt.Errorf("reseal: %d of the accounts seen so far (%d) were resealed; run it again: %w", n, total, err)
 	}
-	_, err = fmt.Fprintf(a.stdout, "resealed %d of %d accounts with key %d\n", n, total, w.sealer.Primary())
+	_, err = fmt.Fprintf(a.stdout, "resealed %d of %d accounts with key %d\n", n, total, w.sealer.now().Primary())
 	return err
 }
 

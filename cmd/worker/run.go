@@ -127,8 +127,9 @@ func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
 			w.fail(fmt.Errorf("look for due refreshes: %w", err))
 		}
 	})
+	tasks.Go(func() { w.reloadOnHangup(sweeping, p) })
 	w.health.note(depWorker, nil)
-	w.log.Info("worker answers requests", "version", version(), "platforms", w.endpoint.Platforms())
+	w.log.Info("worker answers requests", "version", version(), "platforms", w.endpoint.now().Platforms())
 	close(w.serving)
 	<-ctx.Done()
 	w.health.note(depWorker, errors.New("stopping"))
@@ -146,7 +147,7 @@ func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
 func (w *worker) drain(onBus *bus.Worker, p *provider.Provider) error {
 	var errs []error
 	phase := func(stop func(context.Context) error) {
-		ctx, cancel := context.WithTimeout(context.Background(), w.slowest+drainMargin)
+		ctx, cancel := context.WithTimeout(context.Background(), w.endpoint.now().slowest+drainMargin)
 		defer cancel()
 		errs = append(errs, stop(ctx))
 	}
@@ -174,7 +175,7 @@ func (w *worker) newProvider() (*provider.Provider, error) {
 	}
 	return provider.New(provider.Config{
 		Store: store, Cache: w.cache, Locker: w.locker, Journal: w.journal, Spool: w.spool,
-		Endpoint: w.endpoint, Publisher: publisher, Sealer: w.sealer,
+		Endpoint: &w.endpoint, Publisher: publisher, Sealer: &w.sealer,
 		WorkerID: w.id, Host: w.host, Timing: w.cfg.timing(), Clock: w.clock, Logger: w.log,
 	})
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,7 +20,6 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/ledger"
-	"github.com/tokenbus/tokenbus/oauth"
 	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/seal"
 	"github.com/tokenbus/tokenbus/spool"
@@ -38,9 +36,8 @@ type worker struct {
 	registry *prometheus.Registry
 	health   *health
 
-	sealer   *seal.Sealer
-	endpoint *oauth.Client
-	slowest  time.Duration // the longest patience with an exchange
+	sealer   keyring
+	endpoint endpoints
 	spool    refresh.Spool
 	server   *bus.Server  // nil: NATS is elsewhere
 	http     net.Listener // nil: none
@@ -51,7 +48,8 @@ type worker struct {
 	publisher ledger.Publisher
 	locker    *lease.Locker
 
-	hooks hooks
+	hooks   hooks
+	hangups <-chan os.Signal // each asks to read files anew; nil: nobody does
 	// serving is closed once requests are answered.
 	serving chan struct{}
 	// fail ends the worker for a reason; run sets it.
@@ -139,44 +137,27 @@ func (w *worker) openDataDir() error {
 }
 
 func (w *worker) openProviders() error {
-	definitions := oauth.Builtin()
-	if w.cfg.Providers != "" {
-		var err error
-		if definitions, err = oauth.LoadFile(w.cfg.Providers); err != nil {
-			return settingError("providers", err)
-		}
+	read, err := w.readProviders()
+	if err == nil {
+		w.endpoint.p.Store(read)
 	}
-	for _, d := range definitions {
-		w.slowest = max(w.slowest, d.Timeout)
-	}
-	cfg := oauth.Config{Definitions: definitions, UserAgent: "tokenbus/" + version(), Logger: w.log}
-	if w.clock != nil {
-		cfg.Now = w.clock.Now
-	}
-	endpoint, err := oauth.New(cfg)
-	if err != nil {
-		return settingError("providers", err)
-	}
-	w.endpoint = endpoint
-	return nil
+	return err
 }
 
-func (w *worker) openKeyset() (err error) {
+func (w *worker) openKeyset() error {
 	path := w.cfg.keysetPath()
-	if !w.cfg.Embedded() {
-		if w.sealer, err = seal.Load(path); err != nil {
-			return settingError("keyset", err)
-		}
-		return nil
+	load := func(path string) (s *seal.Sealer, created bool, err error) { s, err = seal.Load(path); return }
+	if w.cfg.Embedded() {
+		load = seal.LoadOrCreate
 	}
-	sealer, created, err := seal.LoadOrCreate(path)
+	sealer, created, err := load(path)
 	if err != nil {
 		return settingError("keyset", err)
 	}
 	if created {
 		w.log.Warn("made a new keyset; keep a copy of it: without it every account must log in again", "file", path)
 	}
-	w.sealer = sealer
+	w.sealer.p.Store(sealer)
 	return nil
 }
 
@@ -254,9 +235,12 @@ func (a app) runCommand(ctx context.Context, cmd *cli.Command) error {
 	}
 	ctx, stop := a.signals(ctx)
 	defer stop()
+	hangups, stopHangups := notifyHangups()
+	defer stopHangups()
 	w, err := openWorker(cfg, newLogger(a.stderr, cfg.LogLevel, cfg.LogFormat, a.env), hooks{})
 	if err != nil {
 		return err
 	}
+	w.hangups = hangups
 	return w.run(ctx)
 }
