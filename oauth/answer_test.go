@@ -3,6 +3,7 @@ package oauth_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"reflect"
 	"strings"
 	"testing"
@@ -226,5 +227,35 @@ func TestP5LifetimeCountsFromTheRequest(t *testing.T) {
 	raw := refresh.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a","expires_in":600}`), SentAt: received, ReceivedAt: received.Add(time.Hour)}
 	if got := c.Judge("xai", raw).Credentials.ExpiresAt; !got.Equal(received.Add(10 * time.Minute)) {
 		t.Errorf("expires at %s, sent at %s", got, received)
+	}
+}
+
+// A worker whose clock is ahead of the endpoint's must not make the others
+// believe that a token lives longer than it does.
+func TestP5AFastClockMakesNoTokenLiveLonger(t *testing.T) {
+	sent := time.Date(2027, 1, 15, 8, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		date time.Time
+		want time.Time // when a token of ten minutes ends
+	}{
+		"our clock is 90 s ahead":                  {sent.Add(-90 * time.Second), sent.Add(-90 * time.Second).Add(10 * time.Minute)},
+		"our clock is 90 s behind":                 {sent.Add(90 * time.Second), sent.Add(10 * time.Minute)},
+		"the header is cut to whole seconds":       {sent.Add(-time.Second), sent.Add(10 * time.Minute)},
+		"the endpoint's own clock is an hour slow": {sent.Add(-time.Hour), sent.Add(10 * time.Minute)},
+		"no Date": {time.Time{}, sent.Add(10 * time.Minute)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := refresh.RawAnswer{Status: 200, Body: []byte(`{"access_token":"a","expires_in":600}`), SentAt: sent, ReceivedAt: sent.Add(time.Second), Header: map[string]string{}}
+			if !c.date.IsZero() {
+				raw.Header["Date"] = c.date.Format(http.TimeFormat)
+			}
+			client, err := oauth.New(oauth.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v := client.Judge("openai", raw); !v.Credentials.ExpiresAt.Equal(c.want) || v.Lifetime != 10*time.Minute {
+				t.Errorf("it ends %v and lives %v, want %v and 10m", v.Credentials.ExpiresAt, v.Lifetime, c.want)
+			}
+		})
 	}
 }

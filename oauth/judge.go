@@ -3,9 +3,11 @@ package oauth
 import (
 	"cmp"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/rotation"
@@ -113,7 +115,7 @@ func (c *Client) Judge(platform string, raw refresh.RawAnswer) rotation.Verdict 
 	v := rotation.Verdict{RetryAfter: retryAfter(raw)}
 	b := readBody(raw)
 	if is2xx(raw.Status) {
-		d.read(b, cmp.Or(raw.SentAt, raw.ReceivedAt), &v)
+		d.read(b, issued(raw), &v)
 	}
 	f := d.facts(b, raw, v)
 	i := slices.IndexFunc(rules, func(r rule) bool {
@@ -126,6 +128,26 @@ func (c *Client) Judge(platform string, raw refresh.RawAnswer) rotation.Verdict 
 		v.Reused = f.reused()
 	}
 	return v
+}
+
+// Bounds on how far our clock may be ahead of an endpoint's for its Date to
+// count: less is the granularity of the header, more is an endpoint whose own
+// clock is wrong.
+const (
+	minSkew = 2 * time.Second
+	maxSkew = 5 * time.Minute
+)
+
+// issued is when the answer's tokens came about: when the request was about to
+// leave or, if our clock is plainly ahead, what the endpoint's own says. So a
+// worker with a fast clock makes no token live longer for the others.
+func issued(raw refresh.RawAnswer) time.Time {
+	sent := cmp.Or(raw.SentAt, raw.ReceivedAt)
+	date, err := http.ParseTime(raw.Header["Date"])
+	if ahead := sent.Sub(date); err != nil || ahead < minSkew || ahead > maxSkew {
+		return sent
+	}
+	return date.UTC()
 }
 
 func (d Definition) facts(b body, raw refresh.RawAnswer, v rotation.Verdict) facts {

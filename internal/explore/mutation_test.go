@@ -43,7 +43,7 @@ var mutations = []struct {
 		{"rotation/settle.go", "		Guard: account.Guard{Version: a.Version}, Credentials:", "		Guard: account.Guard{}, Credentials:"},
 	}},
 	{"a taken-over record is not confirmed before the first byte", "grace", []edit{{"refresh/heartbeat.go", "	if h.takeover {\n		h.beat()\n	}\n", ""}, {"refresh/heartbeat.go", " h.takeover && !h.confirmed ||", ""}}},
-	{"a lifetime counts from when the answer was read", "twice", []edit{{"oauth/judge.go", "cmp.Or(raw.SentAt, raw.ReceivedAt)", "cmp.Or(raw.ReceivedAt, raw.SentAt)"}}},
+	{"a lifetime counts from when the answer was read", "twice", []edit{{"oauth/judge.go", "sent := cmp.Or(raw.SentAt, raw.ReceivedAt)", "sent := cmp.Or(raw.ReceivedAt, raw.SentAt)"}}},
 	{"the spool comes after the judgement", "expired", []edit{{"refresh/exchange.go", "		if err := f.stash(ctx, &rec, raw); err != nil {", "		if err := error(nil); err != nil {"}}},
 }
 

@@ -146,7 +146,10 @@ func New(cfg Config) (*Server, error) {
 }
 
 // ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Date", s.cfg.Now().UTC().Format(http.TimeFormat)) // the clock that its tokens live by
+	s.mux.ServeHTTP(w, r)
+}
 
 // NewGrant logs the account in and returns its first tokens. A grant that the
 // account had before ends.
