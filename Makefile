@@ -4,6 +4,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 BENCH    ?= .
 E2E_STORM         ?= 60s
+E2E_RATE          ?= 5000
 EXPLORE_SCHEDULES ?= 100000
 EXPLORE_TIME      ?= 10m
 CRASH_ROTATIONS   ?= 200
@@ -27,6 +28,10 @@ lint: ## check format and run the static checks
 .PHONY: storm
 storm: test-deps ## kill workers at random before a third party's authorization server (E2E_STORM, E2E_SEED)
 	TOKENBUS_TEST_REQUIRE=1 E2E_STORM=$(E2E_STORM) $(GO) test -race -count=1 -timeout 1h -v -run '^TestThirdPartyStorm$$' ./internal/e2e
+
+.PHONY: rolling
+rolling: test-deps ## replace three workers one by one under load (E2E_RATE look-ups a second)
+	TOKENBUS_TEST_REQUIRE=1 E2E_RATE=$(E2E_RATE) $(GO) test -count=1 -v -run '^TestRollingRestart$$' ./internal/e2e
 
 .PHONY: crash
 crash: test-deps ## break running workers at random, three times in a row (CRASH_ROTATIONS, CRASH_SEED)

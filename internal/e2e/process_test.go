@@ -28,7 +28,8 @@ var programs string
 
 // build builds the programs, once for all tests.
 var build = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-race", "-o", programs+string(filepath.Separator), module+"/cmd/worker", module+"/cmd/tokenctl")
+	args := append([]string{"build", "-o", programs + string(filepath.Separator)}, buildFlags...)
+	cmd := exec.Command("go", append(args, module+"/cmd/worker", module+"/cmd/tokenctl")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
