@@ -24,14 +24,14 @@ type fleet struct {
 func (f fleet) key(role string) string { return filepath.Join(f.keys, role+".nk") }
 
 // startWorker starts a worker process with a data folder of its own.
-func startWorker(t *testing.T, dir string, args ...string) *process {
+func startWorker(t testing.TB, dir string, args ...string) *process {
 	t.Helper()
 	args = append([]string{"--data-dir", dir, "--log-format", "json"}, args...)
 	return start(t, exec.Command(program(t, "worker"), args...))
 }
 
 // startFirst starts a worker with the NATS server in it.
-func startFirst(t *testing.T, dir string, args ...string) (*process, fleet) {
+func startFirst(t testing.TB, dir string, args ...string) (*process, fleet) {
 	t.Helper()
 	p := startWorker(t, dir, append([]string{"--nats-listen", "127.0.0.1:0"}, args...)...)
 	url, _ := p.logs(t, "embedded NATS server listens")["url"].(string)
@@ -40,13 +40,13 @@ func startFirst(t *testing.T, dir string, args ...string) (*process, fleet) {
 }
 
 // tokenctl runs an operator's command.
-func (f fleet) tokenctl(t *testing.T, args ...string) result {
+func (f fleet) tokenctl(t testing.TB, args ...string) result {
 	t.Helper()
 	return run(t, program(t, "tokenctl"), append([]string{"--nats-url", f.url, "--nats-nkey", f.key("operator")}, args...)...)
 }
 
 // must runs an operator's command that has to succeed, and returns what it says.
-func (f fleet) must(t *testing.T, args ...string) string {
+func (f fleet) must(t testing.TB, args ...string) string {
 	t.Helper()
 	r := f.tokenctl(t, args...)
 	if r.code != 0 || r.stderr != "" {
@@ -56,7 +56,7 @@ func (f fleet) must(t *testing.T, args ...string) string {
 }
 
 // accounts returns the accounts as accounts get has them.
-func (f fleet) accounts(t *testing.T, keys ...account.Key) []events.Account {
+func (f fleet) accounts(t testing.TB, keys ...account.Key) []events.Account {
 	t.Helper()
 	args := []string{"accounts", "get", "--output", "json"}
 	for _, key := range keys {
@@ -79,7 +79,7 @@ func (f fleet) accounts(t *testing.T, keys ...account.Key) []events.Account {
 }
 
 // gateway returns a client as a gateway has it.
-func (f fleet) gateway(t *testing.T) *client.Client {
+func (f fleet) gateway(t testing.TB) *client.Client {
 	t.Helper()
 	c, err := client.New(client.Config{URL: f.url, NKey: f.key("client"), Name: t.Name()})
 	if err != nil {
@@ -89,7 +89,7 @@ func (f fleet) gateway(t *testing.T) *client.Client {
 	return c
 }
 
-func newKey(t *testing.T, platform, id string) account.Key {
+func newKey(t testing.TB, platform, id string) account.Key {
 	t.Helper()
 	key, err := account.NewKey(platform, id)
 	if err != nil {

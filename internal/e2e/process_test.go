@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 }
 
 // program returns the path of a program.
-func program(t *testing.T, name string) string {
+func program(t testing.TB, name string) string {
 	t.Helper()
 	if err := build(); err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ type process struct {
 // start starts a command. It is killed at the end of the test if it still runs.
 // It doesn't outlive a test process that was killed for long: nobody reads then
 // what it has to say.
-func start(t *testing.T, cmd *exec.Cmd) *process {
+func start(t testing.TB, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{
 		cmd: cmd, stdout: &output{more: make(chan struct{}, 1)}, stderr: &output{more: make(chan struct{}, 1)}, done: make(chan struct{}),
@@ -139,7 +139,7 @@ func (p *process) kill() {
 }
 
 // code waits for the end and returns the exit code.
-func (p *process) code(t *testing.T) int {
+func (p *process) code(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-p.done:
@@ -150,7 +150,7 @@ func (p *process) code(t *testing.T) int {
 }
 
 // stop ends the process as a service manager does, and expects a clean end.
-func (p *process) stop(t *testing.T) {
+func (p *process) stop(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func (p *process) stop(t *testing.T) {
 }
 
 // awaitOutput waits until found returns true for what o has.
-func (p *process) awaitOutput(t *testing.T, o *output, what string, found func(text string) bool) {
+func (p *process) awaitOutput(t testing.TB, o *output, what string, found func(text string) bool) {
 	t.Helper()
 	late := time.After(patience)
 	for {
@@ -183,7 +183,7 @@ func (p *process) awaitOutput(t *testing.T, o *output, what string, found func(t
 
 // logs waits for a line with the message in the process's JSON log and returns
 // the line's fields.
-func (p *process) logs(t *testing.T, msg string) map[string]any {
+func (p *process) logs(t testing.TB, msg string) map[string]any {
 	t.Helper()
 	var fields map[string]any
 	p.awaitOutput(t, p.stderr, fmt.Sprintf("%q", msg), func(text string) bool {
@@ -205,7 +205,7 @@ type result struct {
 }
 
 // run runs a command to its end.
-func run(t *testing.T, name string, args ...string) result {
+func run(t testing.TB, name string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -220,7 +220,7 @@ func run(t *testing.T, name string, args ...string) result {
 }
 
 // write writes a file and returns its path.
-func write(t *testing.T, dir, name, text string) string {
+func write(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -230,7 +230,7 @@ func write(t *testing.T, dir, name, text string) string {
 }
 
 // eventually waits until check returns nil.
-func eventually(t *testing.T, limit time.Duration, check func() error) {
+func eventually(t testing.TB, limit time.Duration, check func() error) {
 	t.Helper()
 	late := time.After(limit)
 	tick := time.NewTicker(50 * time.Millisecond)

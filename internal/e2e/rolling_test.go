@@ -173,7 +173,7 @@ func (l *rolling) ask(conn *nats.Conn, key account.Key) {
 }
 
 // await waits for n more answers.
-func (l *rolling) await(t *testing.T, n int) {
+func (l *rolling) await(t testing.TB, n int) {
 	t.Helper()
 	l.mu.Lock()
 	more := make(chan struct{})
@@ -186,7 +186,7 @@ func (l *rolling) await(t *testing.T, n int) {
 	}
 }
 
-func (l *rolling) report(t *testing.T, rate int) {
+func (l *rolling) report(t testing.TB, rate int) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
