@@ -140,7 +140,7 @@ func deleted(h nats.Header) bool {
 
 // failed wraps what went wrong with a key.
 func (b *bucket) failed(verb, key string, err error) error {
-	return fmt.Errorf("%s %s in bucket %s: %w", verb, key, b.name, explain(err))
+	return fmt.Errorf("%s %s in bucket %s: %w", verb, key, b.name, explain(b.config.Name, err))
 }
 
 // raced reports whether err is JetStream's certain no to a sequence. A
@@ -149,43 +149,6 @@ func raced(err error) bool {
 	e, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
-}
-
-// Error codes of nats-server that nats.go has no names for.
-const (
-	codeNoPeers              jetstream.ErrorCode = 10005
-	codeInsufficient         jetstream.ErrorCode = 10023
-	codeMemoryExceeded       jetstream.ErrorCode = 10028
-	codeStorageExceeded      jetstream.ErrorCode = 10047
-	codeReplicasNotSupported jetstream.ErrorCode = 10074
-	codeStoreFailed          jetstream.ErrorCode = 10077
-)
-
-func noRoomForReplicas(err error) bool {
-	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (e.ErrorCode == codeNoPeers || e.ErrorCode == codeInsufficient || e.ErrorCode == codeReplicasNotSupported)
-}
-
-// explain says in plain words what the operator can do something about.
-func explain(err error) error {
-	if e, ok := errors.AsType[*jetstream.APIError](err); ok {
-		switch e.ErrorCode {
-		case jetstream.JSErrCodeJetStreamNotEnabled, jetstream.JSErrCodeJetStreamNotEnabledForAccount:
-			return fmt.Errorf("the NATS server has JetStream turned off for us: %w", err)
-		case codeInsufficient, codeMemoryExceeded, codeStorageExceeded, codeStoreFailed:
-			return fmt.Errorf("JetStream has no room: %w", err)
-		case codeNoPeers, codeReplicasNotSupported:
-			return fmt.Errorf("the NATS servers can't hold that many replicas: %w", err)
-		}
-		return err
-	}
-	switch {
-	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("no JetStream server answers for the bucket: %w", err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return fmt.Errorf("no answer from JetStream in time: %w", err)
-	}
-	return err
 }
 
 // key returns the key of a subject of the bucket, in memory of its own.

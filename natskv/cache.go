@@ -34,7 +34,7 @@ const (
 
 // NewCache opens the bucket <Prefix>_CACHE.
 func NewCache(ctx context.Context, c Config) (*Cache, error) {
-	b, err := open(ctx, c, settings{suffix: "_CACHE", about: "tokenbus: tokens shared by the workers, sealed", direct: true, msgTTL: true})
+	b, err := open(ctx, c, settings{suffix: "_CACHE", about: "tokenbus: tokens shared by the workers, sealed", keeps: nothing, direct: true, msgTTL: true})
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,9 @@ func NewValues(ctx context.Context, c Config) (*Values, error) {
 func (v *Values) CheckValue(ctx context.Context, name string, create []byte) ([]byte, error) {
 	ctx, cancel := v.bucket.bound(ctx)
 	defer cancel()
-	for {
+	for attempt := 0; ; attempt++ {
+		// A read that lags can say no more than that there is nothing yet,
+		// for a value never changes; then the write decides.
 		m, err := v.bucket.read(ctx, name)
 		switch {
 		case err == nil && m.live:
@@ -44,8 +46,11 @@ func (v *Values) CheckValue(ctx context.Context, name string, create []byte) ([]
 		if err == nil {
 			return create, nil
 		}
-		if !errors.Is(err, errRaced) { // else another caller was quicker
-			return nil, v.bucket.failed("get value", name, err)
+		if errors.Is(err, errRaced) { // another caller was quicker
+			if err = pause(ctx, attempt); err == nil {
+				continue
+			}
 		}
+		return nil, v.bucket.failed("get value", name, err)
 	}
 }

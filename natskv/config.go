@@ -19,22 +19,26 @@ const (
 )
 
 // Config is what each constructor of this package takes. Buckets are created
-// where they are missing. One that exists is used as it is; where its settings
-// differ from what would have been created, that is logged.
+// where they are missing. One that exists is used as it is and never changed:
+// settings that differ from what would have been created are logged, and those
+// that would lose what the bucket is for are an error that names them.
 type Config struct {
 	// JetStream is the connection to use. It stays the caller's. Required.
 	JetStream jetstream.JetStream
 	// Prefix is the first part of the bucket names: <Prefix>_ACCOUNTS,
-	// <Prefix>_CACHE, <Prefix>_LEASES and <Prefix>_JOURNAL. Default:
-	// [DefaultPrefix].
+	// <Prefix>_CACHE, <Prefix>_LEASES, <Prefix>_JOURNAL and <Prefix>_META.
+	// Default: [DefaultPrefix].
 	Prefix string
-	// Replicas of buckets that are created. Default: three in a cluster that
-	// has room for them, else one.
+	// Replicas of buckets that are created, at most 5. Default: three in a
+	// cluster of three or more servers, else one.
 	Replicas int
+	// PlacementTags are the tags of servers that buckets are created on.
+	// Default: any server.
+	PlacementTags []string
 	// Storage of buckets that are created. Default: files.
 	Storage jetstream.StorageType
-	// LeaseTTL is the time to live of leases. Default: [DefaultLeaseTTL]. At
-	// least 100ms. A bucket of leases that exists keeps its own.
+	// LeaseTTL is the time to live of leases, 100ms to 10m. Default:
+	// [DefaultLeaseTTL]. A bucket of leases that exists keeps its own.
 	LeaseTTL time.Duration
 	// Timeout bounds each call whose context ends later. Default:
 	// [DefaultTimeout].
@@ -61,8 +65,8 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = DefaultLeaseTTL
-	} else if c.LeaseTTL < 100*time.Millisecond {
-		problems = append(problems, fmt.Errorf("lease TTL %v: want at least 100ms", c.LeaseTTL))
+	} else if c.LeaseTTL < minLeaseTTL || c.LeaseTTL > maxLeaseTTL {
+		problems = append(problems, fmt.Errorf("lease TTL %v: want %v to %v", c.LeaseTTL, minLeaseTTL, maxLeaseTTL))
 	}
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
@@ -82,14 +86,25 @@ func (c Config) withDefaults() (Config, error) {
 type settings struct {
 	suffix string        // of the bucket's name
 	about  string        // the stream's description
+	keeps  promise       // what an adopted bucket must not break
 	ttl    time.Duration // of the whole bucket; 0: none
 	direct bool          // reads from any replica are allowed
 	msgTTL bool          // a message may have a time to live of its own
+	purges bool          // messages are removed without a trace
 }
 
+// promise says what a bucket may lose.
+type promise int
+
+const (
+	everything promise = iota // nothing may be lost
+	untilAge                  // what is older than the bucket's TTL, and nothing else
+	nothing                   // all may be lost at any time: copies
+)
+
 // streamConfig returns the stream that the bucket is made of, as other clients
-// of JetStream KV would create it.
-func (s settings) streamConfig(c Config, replicas int) jetstream.StreamConfig {
+// of JetStream KV would create it. Replicas may be 0: automatic.
+func (s settings) streamConfig(c Config) jetstream.StreamConfig {
 	name := c.Prefix + s.suffix
 	duplicates := 2 * time.Minute
 	if s.ttl > 0 {
@@ -98,10 +113,17 @@ func (s settings) streamConfig(c Config, replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: "KV_" + name, Description: s.about, Subjects: []string{"$KV." + name + ".>"},
 		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxConsumers: -1,
-		MaxAge: s.ttl, Duplicates: duplicates, Storage: c.Storage, Replicas: replicas,
+		MaxAge: s.ttl, Duplicates: duplicates, Storage: c.Storage, Replicas: c.Replicas,
 		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true,
-		AllowDirect: s.direct, AllowMsgTTL: s.msgTTL,
+		AllowDirect: s.direct, AllowMsgTTL: s.msgTTL, Placement: c.placement(),
 	}
+}
+
+func (c Config) placement() *jetstream.Placement {
+	if len(c.PlacementTags) == 0 {
+		return nil
+	}
+	return &jetstream.Placement{Tags: c.PlacementTags}
 }
 
 // open creates the bucket or adopts the one that is there.
@@ -120,71 +142,22 @@ func open(ctx context.Context, c Config, s settings) (*bucket, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	stream, err := c.JetStream.Stream(ctx, "KV_"+b.name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = create(ctx, c, s)
+	want := s.streamConfig(c)
+	if err := checkServer(ctx, c.JetStream); err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", b.name, explain(want.Name, err))
 	}
+	stream, err := ensure(ctx, c.JetStream, want)
 	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", b.name, explain(err))
+		return nil, fmt.Errorf("open bucket %s: %w", b.name, explain(want.Name, err))
 	}
 	b.stream, b.config = stream, stream.CachedInfo().Config
-	if err := b.adopt(s.streamConfig(c, c.Replicas)); err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", b.name, err)
+	if err := b.adopt(s, want); err != nil {
+		return nil, err
+	}
+	if alone(c.JetStream, want, b.config) {
+		b.log.Warn("bucket has one replica in a cluster: if the cluster has three servers, raise it; if one is what you want, ask for one", "raise", "nats stream edit "+want.Name+" --replicas=3")
 	}
 	return b, nil
-}
-
-func create(ctx context.Context, c Config, s settings) (stream jetstream.Stream, err error) {
-	replicas := []int{c.Replicas}
-	if c.Replicas == 0 {
-		replicas = []int{1}
-		if c.JetStream.Conn().ConnectedClusterName() != "" {
-			replicas = []int{3, 1}
-		}
-	}
-	for i, r := range replicas {
-		stream, err = c.JetStream.CreateStream(ctx, s.streamConfig(c, r))
-		if !noRoomForReplicas(err) {
-			if err == nil && i > 0 {
-				c.Logger.Warn("bucket has one replica only: the cluster has no room for three", "bucket", c.Prefix+s.suffix)
-			}
-			break
-		}
-	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		// Another worker, with other settings, was faster.
-		return c.JetStream.Stream(ctx, "KV_"+c.Prefix+s.suffix)
-	}
-	return stream, err
-}
-
-// adopt checks a bucket that is there against the one that would have been
-// created. Only what makes it unusable is an error.
-func (b *bucket) adopt(want jetstream.StreamConfig) error {
-	got := b.config
-	switch {
-	case got.Mirror != nil:
-		return errors.New("the bucket is a mirror, which takes no writes")
-	case got.Sealed:
-		return errors.New("the bucket is sealed")
-	case len(got.Subjects) != 1 || got.Subjects[0] != want.Subjects[0]:
-		return fmt.Errorf("stream %s has the subjects %q, want %q", got.Name, got.Subjects, want.Subjects)
-	}
-	differ := func(setting string, got, want any) {
-		if got != want {
-			b.log.Warn("bucket exists with another setting", "setting", setting, "is", got, "want", want)
-		}
-	}
-	differ("ttl", got.MaxAge, want.MaxAge)
-	differ("history", got.MaxMsgsPerSubject, want.MaxMsgsPerSubject)
-	differ("max_msgs", got.MaxMsgs, want.MaxMsgs)
-	differ("discard", got.Discard, want.Discard)
-	differ("storage", got.Storage, want.Storage)
-	differ("allow_direct", got.AllowDirect, want.AllowDirect)
-	if want.Replicas != 0 {
-		differ("replicas", got.Replicas, want.Replicas)
-	}
-	return nil
 }
 
 func apiPrefix(o jetstream.JetStreamOptions) string {

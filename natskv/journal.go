@@ -24,7 +24,7 @@ var _ refresh.Journal = (*Journal)(nil)
 
 // NewJournal opens the bucket <Prefix>_JOURNAL.
 func NewJournal(ctx context.Context, c Config) (*Journal, error) {
-	b, err := open(ctx, c, settings{suffix: "_JOURNAL", about: "tokenbus: answers of token endpoints that wait to be committed, sealed"})
+	b, err := open(ctx, c, settings{suffix: "_JOURNAL", about: "tokenbus: answers of token endpoints that wait to be committed, sealed", purges: true})
 	if err != nil {
 		return nil, err
 	}
@@ -67,20 +67,35 @@ func (j *Journal) Put(ctx context.Context, r rotation.Record) error {
 	return nil
 }
 
+// fence is the key of a message that is written before a read that must not
+// be old. It can't be that of a record.
+const fence = "fence"
+
 // Records implements [refresh.Journal].
+//
+// Whoever asks for one account is about to send its refresh token again unless
+// a record turns up, and no write to this bucket follows that could be refused.
+// So here a leader's answer is not enough: one that was deposed and hasn't
+// noticed would say in good faith that there is nothing. A write to the fence
+// comes first, which takes a majority, and every answer must be at least as new
+// as that. Whoever asks for all accounts looks for work, and may miss some.
 func (j *Journal) Records(ctx context.Context, key account.Key) ([]rotation.Record, error) {
-	filter := ">"
+	filter, since := ">", uint64(0)
 	if !key.IsZero() {
 		filter = key.String() + ".>"
+		var err error
+		if since, err = j.raiseFence(ctx); err != nil {
+			return nil, j.bucket.failed("list", filter, err)
+		}
 	}
-	keys, err := j.keys(ctx, filter)
+	keys, err := j.keys(ctx, filter, since)
 	if err != nil {
 		return nil, j.bucket.failed("list", filter, err)
 	}
 	var records []rotation.Record
 	var torn []error
 	for _, k := range keys {
-		m, err := j.get(ctx, k)
+		m, err := j.get(ctx, k, since)
 		if err != nil {
 			return records, j.bucket.failed("get", k, err)
 		}
@@ -97,8 +112,25 @@ func (j *Journal) Records(ctx context.Context, key account.Key) ([]rotation.Reco
 	return records, errors.Join(torn...)
 }
 
-// keys asks the leader: a list by a consumer might come from a replica.
-func (j *Journal) keys(ctx context.Context, filter string) (keys []string, err error) {
+// raiseFence returns the sequence of a message that a majority has.
+func (j *Journal) raiseFence(ctx context.Context) (uint64, error) {
+	ctx, cancel := j.bucket.bound(ctx)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	ack, err := j.bucket.js.Publish(ctx, j.bucket.publish+fence, nil)
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+var errBehind = errors.New("the answer is older than what a majority of the servers has: the one that gave it is cut off")
+
+// keys asks the leader, for a list by a consumer might come from a replica, and
+// takes no answer that is older than the sequence since.
+func (j *Journal) keys(ctx context.Context, filter string, since uint64) (keys []string, err error) {
 	ctx, cancel := j.bucket.bound(ctx)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
@@ -108,18 +140,33 @@ func (j *Journal) keys(ctx context.Context, filter string) (keys []string, err e
 	if err != nil {
 		return nil, err
 	}
+	if info.State.LastSeq < since {
+		return nil, errBehind
+	}
 	for subject := range info.State.Subjects {
-		if key, ok := j.bucket.key(subject); ok {
+		if key, ok := j.bucket.key(subject); ok && key != fence {
 			keys = append(keys, key)
 		}
 	}
 	return keys, nil
 }
 
-func (j *Journal) get(ctx context.Context, key string) (message, error) {
-	ctx, cancel := j.bucket.bound(ctx)
+// get reads a key that was listed. If it is gone, a list that is new enough
+// must say so too.
+func (j *Journal) get(ctx context.Context, key string, since uint64) (message, error) {
+	bounded, cancel := j.bucket.bound(ctx)
 	defer cancel()
-	return j.bucket.read(ctx, key)
+	m, err := j.bucket.read(bounded, key)
+	if err != nil || m.live {
+		return m, err
+	}
+	switch keys, err := j.keys(ctx, key, since); {
+	case err != nil:
+		return message{}, err
+	case len(keys) > 0 && m.seq == 0: // with a sequence it is the mark of a deletion
+		return message{}, errBehind
+	}
+	return m, nil
 }
 
 // Delete implements [refresh.Journal]. Nothing of the record is left.

@@ -3,7 +3,6 @@ package natskv
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,18 +22,16 @@ type Leases struct {
 var _ lease.Backend = (*Leases)(nil)
 
 // NewLeases opens the bucket <Prefix>_LEASES. If it exists with another TTL,
-// that one counts.
+// that one counts, for all workers must share one; outside the range that
+// [Config.LeaseTTL] allows it is an error.
 func NewLeases(ctx context.Context, c Config) (*Leases, error) {
-	s := settings{suffix: "_LEASES", about: "tokenbus: who refreshes which account", ttl: c.LeaseTTL}
+	s := settings{suffix: "_LEASES", about: "tokenbus: who refreshes which account", keeps: untilAge, ttl: c.LeaseTTL}
 	if s.ttl == 0 {
 		s.ttl = DefaultLeaseTTL
 	}
 	b, err := open(ctx, c, s)
 	if err != nil {
 		return nil, err
-	}
-	if b.config.MaxAge <= 0 {
-		return nil, fmt.Errorf("open bucket %s: it exists without a TTL, so that the lease of a crashed worker would never end", b.name)
 	}
 	return &Leases{b}, nil
 }

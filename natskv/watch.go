@@ -80,7 +80,7 @@ func (s *Store) follow(ctx context.Context) error {
 		HeadersOnly: true, InactiveThreshold: time.Minute, MaxResetAttempts: watchResets,
 	})
 	if err != nil {
-		return explain(err)
+		return explain(s.bucket.config.Name, err)
 	}
 	messages, err := consumer.Messages()
 	if err != nil {
