@@ -75,14 +75,10 @@ func Open(c Config) (*Spool, error) {
 	case info.Mode().Perm()&0o077 != 0 && c.Logger != nil:
 		c.Logger.Warn("spool folder is open to others", "dir", dir, "mode", info.Mode().Perm().String())
 	}
-	f, err := os.CreateTemp(dir, probeName)
-	if err != nil {
-		return nil, fmt.Errorf("open spool: %w", err)
-	}
-	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
-		return nil, fmt.Errorf("open spool: %w", err)
-	}
 	s := &Spool{dir: dir, leftovers: map[string][]string{}}
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
 	names, err := s.names()
 	for _, name := range names {
 		if final, ok := finalName(name); ok {
@@ -90,6 +86,25 @@ func Open(c Config) (*Spool, error) {
 		}
 	}
 	return s, err
+}
+
+// probeSize is what an answer takes, sealed.
+const probeSize = 16 << 10
+
+// Check makes sure that a record could be kept now. A folder that is gone is
+// made again: what was in it is lost, what comes is not.
+func (s *Spool) Check() error {
+	f, err := os.CreateTemp(s.dir, probeName)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(s.dir, 0o700); err == nil {
+			f, err = os.CreateTemp(s.dir, probeName)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, probeSize))
+	return errors.Join(err, f.Close(), os.Remove(f.Name()))
 }
 
 // Stash keeps the record through the death of the process, though not of the

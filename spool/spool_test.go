@@ -281,3 +281,43 @@ func mustKey(text string) account.Key {
 	}
 	return k
 }
+
+// A folder that somebody deleted while the worker runs is made again; one that
+// can't be written to is reported, and heals.
+func TestCheck(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data", "spool")
+	if err := os.Mkdir(filepath.Dir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, dir)
+	if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stash(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")); err == nil {
+		t.Error("a record is kept in a folder that is gone")
+	}
+	if err := s.Check(); err != nil {
+		t.Fatalf("a folder that is gone: %v", err)
+	}
+	if err := s.Stash(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")); err != nil {
+		t.Errorf("after the folder was made again: %v", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a file in the folder's place: %v, want an error that names it", err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(); err != nil {
+		t.Errorf("it does not heal: %v", err)
+	}
+	if names, _ := filepath.Glob(filepath.Join(dir, "*")); len(names) != 0 {
+		t.Errorf("checks leave %q", names)
+	}
+}

@@ -28,6 +28,7 @@ const (
 	depCache     = "cache"
 	depJetStream = "jetstream"
 	depNATS      = "nats"
+	depSpool     = "spool"
 	depStore     = "store"
 	depWorker    = "worker" // this process: it answers requests
 )
@@ -176,6 +177,7 @@ func (w *worker) watchBackends(ctx context.Context, tasks *sync.WaitGroup) {
 	}
 	tasks.Go(func() { w.health.watch(ctx, depCache, w.finally("cache-url", probeCache)) })
 	tasks.Go(func() { w.health.watch(ctx, depStore, w.finally("store-url", w.probeStore)) })
+	tasks.Go(func() { w.health.watch(ctx, depSpool, func(context.Context) error { return w.spool.Check() }) })
 	tasks.Go(func() {
 		w.health.watch(ctx, depJetStream, func(ctx context.Context) error { _, err := w.js.AccountInfo(ctx); return err })
 	})

@@ -20,7 +20,6 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/ledger"
-	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/seal"
 	"github.com/tokenbus/tokenbus/spool"
 )
@@ -38,7 +37,7 @@ type worker struct {
 
 	sealer   keyring
 	endpoint endpoints
-	spool    refresh.Spool
+	spool    *spool.Spool
 	server   *bus.Server  // nil: NATS is elsewhere
 	http     net.Listener // nil: none
 
@@ -93,7 +92,7 @@ func newWorker(cfg config, log *slog.Logger, h hooks) (*worker, error) {
 	}
 	w.log = log.With("worker", w.id)
 	w.registry = newRegistry(w.id)
-	w.health = newHealth(w.log, cfg.scrubber(), w.registry, depWorker, depNATS, depJetStream, depStore, depCache)
+	w.health = newHealth(w.log, cfg.scrubber(), w.registry, depWorker, depNATS, depJetStream, depStore, depCache, depSpool)
 	if w.clock, err = testClock(); err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func waitReady(t *testing.T, url string) {
 		}
 		err = json.NewDecoder(answer.Body).Decode(&body)
 		_ = answer.Body.Close()
-		if err == nil && body.Ready && answer.StatusCode == http.StatusOK && len(body.Checks) == 5 {
+		if err == nil && body.Ready && answer.StatusCode == http.StatusOK && len(body.Checks) == 6 {
 			return nil
 		}
 		return fmt.Errorf("not ready: %d %+v %w", answer.StatusCode, body, err)
@@ -175,7 +175,7 @@ func TestWorkerStopsBeforeItHasBegun(t *testing.T) {
 		if ready {
 			t.Fatal("ready without NATS")
 		}
-		if checks[2].Name == depNATS && strings.HasPrefix(checks[2].Reason, "not connected") && strings.HasPrefix(checks[3].Reason, "waits for NATS") {
+		if checks[2].Name == depNATS && strings.HasPrefix(checks[2].Reason, "not connected") && checks[4].Name == depStore && strings.HasPrefix(checks[4].Reason, "waits for NATS") {
 			return nil
 		}
 		return fmt.Errorf("%+v", checks)
