@@ -76,9 +76,11 @@ const fence = "fence"
 // Whoever asks for one account is about to send its refresh token again unless
 // a record turns up, and no write to this bucket follows that could be refused.
 // So here a leader's answer is not enough: one that was deposed and hasn't
-// noticed would say in good faith that there is nothing. A write to the fence
-// comes first, which takes a majority, and every answer must be at least as new
-// as that. Whoever asks for all accounts looks for work, and may miss some.
+// noticed would say in good faith that there is nothing, and so would a
+// follower, which lists its messages where it knows of no leader. A write to
+// the fence comes first, which takes a majority, and every answer must be at
+// least as new as that. Whoever asks for all accounts looks for work, and may
+// miss some.
 func (j *Journal) Records(ctx context.Context, key account.Key) ([]rotation.Record, error) {
 	filter, since := ">", uint64(0)
 	if !key.IsZero() {
@@ -128,8 +130,7 @@ func (j *Journal) raiseFence(ctx context.Context) (uint64, error) {
 
 var errBehind = errors.New("the answer is older than what a majority of the servers has: the one that gave it is cut off")
 
-// keys asks the leader, for a list by a consumer might come from a replica, and
-// takes no answer that is older than the sequence since.
+// keys lists keys and takes no answer that is older than the sequence since.
 func (j *Journal) keys(ctx context.Context, filter string, since uint64) (keys []string, err error) {
 	ctx, cancel := j.bucket.bound(ctx)
 	defer cancel()

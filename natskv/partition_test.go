@@ -1,0 +1,186 @@
+package natskv_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/internal/rig"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/ledger/storetest"
+	"github.com/tokenbus/tokenbus/natskv"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/refresh/journaltest"
+)
+
+// split is a cluster whose server 0 is cut off, with buckets on both sides.
+type split struct {
+	cluster            *rig.NATSCluster
+	c                  natskv.Config
+	alone, most        *natskv.Store
+	aloneJ, mostJ      *natskv.Journal
+	aloneL, mostL      *natskv.Leases
+	aloneCache, mostCh *natskv.Cache
+	key                account.Key
+}
+
+// newSplit makes a bucket of each kind with a message in it, and then cuts
+// server 0 off: as a follower, or as the leader of all of them.
+func newSplit(t *testing.T, leader bool) *split {
+	t.Helper()
+	s := &split{cluster: rig.NewNATSCluster(t, 3), key: mustKey("openai.a")}
+	s.c = config(s.cluster.Connect(1))
+	s.c.Replicas, s.c.LeaseTTL, s.c.Timeout = 3, time.Minute, 2*time.Second
+	far := s.c
+	far.JetStream = s.cluster.Connect(0)
+	s.most, s.mostJ, s.mostL, s.mostCh = newStore(t, s.c), newJournal(t, s.c), newLeases(t, s.c), newCache(t, s.c)
+	s.alone, s.aloneJ, s.aloneL, s.aloneCache = newStore(t, far), newJournal(t, far), newLeases(t, far), newCache(t, far)
+	for _, bucket := range []string{"ACCOUNTS", "CACHE", "LEASES", "JOURNAL"} {
+		to := 0
+		if !leader {
+			to = 2
+		}
+		s.cluster.MoveLeader("KV_"+s.c.Prefix+"_"+bucket, to)
+	}
+	must(t, s.most.Create(t.Context(), storetest.Minimal(s.key)))
+	_, err := s.mostCh.Put(t.Context(), s.key, ledger.Entry{Rev: 1})
+	must(t, err)
+	if !leader {
+		// A follower takes a moment before it answers look-ups at all.
+		eventually(t, "server 0, cut off, answers a look-up itself", func() bool {
+			s.cluster.Isolate()
+			defer s.cluster.Rejoin()
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			_, err := s.aloneCache.Get(ctx, s.key)
+			return err == nil
+		})
+	}
+	_, err = s.alone.Get(t.Context(), s.key)
+	must(t, err)
+	s.cluster.Isolate()
+	return s
+}
+
+// lookup returns what server 0 has in the cache. It passes some look-ups on to
+// others, where they get lost.
+func (s *split) lookup(t *testing.T) (rev account.Rev) {
+	t.Helper()
+	eventually(t, "server 0 answers a look-up itself", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		e, err := s.aloneCache.Get(ctx, s.key)
+		rev = e.Rev
+		return err == nil
+	})
+	return rev
+}
+
+// TestFollowerLags: what is read on a server that is cut off is old, and no
+// decision comes of it.
+func TestFollowerLags(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSplit(t, false), t.Context()
+	_, err := s.most.Update(ctx, s.key, account.Guard{Rev: 1}, account.Change{BumpRev: true})
+	must(t, err)
+	must(t, s.mostJ.Put(ctx, journaltest.Record(s.key, "r1")))
+	_, err = s.mostL.Acquire(ctx, s.key.String(), "theirs")
+	must(t, err)
+	ok, err := s.mostCh.Put(ctx, s.key, ledger.Entry{Rev: 2})
+	if err != nil || !ok {
+		t.Fatalf("got %v, %v", ok, err)
+	}
+
+	// This is the lagging replica, without which the rest proves nothing.
+	if rev := s.lookup(t); rev != 1 {
+		t.Errorf("the look-up in the cache: got rev %d, want the old one", rev)
+	}
+	uncertain(t, "Get", func() error { _, err := s.alone.Get(ctx, s.key); return err })
+	uncertain(t, "Create", func() error { return s.alone.Create(ctx, storetest.Minimal(mustKey("openai.b"))) })
+	uncertain(t, "Update", func() error {
+		_, err := s.alone.Update(ctx, s.key, account.Guard{Rev: 1}, account.Change{BumpRev: true})
+		return err
+	})
+	uncertain(t, "Records", func() error { _, err := s.aloneJ.Records(ctx, s.key); return err })
+	uncertain(t, "Acquire", func() error { _, err := s.aloneL.Acquire(ctx, s.key.String(), "mine"); return err })
+	uncertain(t, "Put", func() error { _, err := s.aloneCache.Put(ctx, s.key, ledger.Entry{Rev: 3}); return err })
+	// A follower that knows of no leader answers what leaders are asked for:
+	// to whoever looks for work it says that there is none. Whoever is about to
+	// send a refresh token again gets no such answer.
+	eventually(t, "server 0 knows of no leader", func() bool {
+		records, err := s.aloneJ.Records(ctx, account.Key{})
+		return err == nil && len(records) == 0
+	})
+	uncertain(t, "Records", func() error { _, err := s.aloneJ.Records(ctx, s.key); return err })
+	s.healed(t, 2, "theirs")
+}
+
+// TestDeposedLeader: a leader that is cut off goes on answering reads for a
+// while, though the others have elected another and write. Nobody decides by
+// it: what it answers is not written, and not believed where no write follows.
+func TestDeposedLeader(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSplit(t, true), t.Context()
+	lease := func(s *natskv.Leases, owner string) error { _, err := s.Acquire(ctx, "openai.a", owner); return err }
+	if a, err := s.alone.Get(ctx, s.key); err != nil || a.Rev != 1 {
+		t.Errorf("a leader that has just been cut off: got rev %d and %v", a.Rev, err)
+	}
+	eventually(t, "the others take a write", func() bool {
+		_, err := s.most.Update(ctx, s.key, account.Guard{Rev: 1}, account.Change{BumpRev: true})
+		// One whose answer got lost has been carried out.
+		return err == nil || errors.Is(err, ledger.ErrConflict)
+	})
+	eventually(t, "the others take a record", func() bool { return s.mostJ.Put(ctx, journaltest.Record(s.key, "r1")) == nil })
+	eventually(t, "the others grant a lease", func() bool { return lease(s.mostL, "theirs") == nil })
+
+	for _, call := range []struct {
+		name string
+		call func() error
+	}{
+		{"Update", func() error {
+			_, err := s.alone.Update(ctx, s.key, account.Guard{Rev: 1}, account.Change{BumpRev: true})
+			return err
+		}},
+		{"Records", func() error { _, err := s.aloneJ.Records(ctx, s.key); return err }},
+		{"Acquire", func() error { return lease(s.aloneL, "mine") }},
+	} {
+		uncertain(t, call.name, call.call)
+	}
+	s.healed(t, 2, "theirs")
+}
+
+// uncertain wants an error that claims nothing.
+func uncertain(t *testing.T, what string, call func() error) {
+	t.Helper()
+	err := call()
+	if err == nil {
+		t.Errorf("%s on the side that is cut off succeeds", what)
+	}
+	for _, certain := range []error{ledger.ErrNotFound, ledger.ErrConflict, refresh.ErrHeld} {
+		if errors.Is(err, certain) {
+			t.Errorf("%s on the side that is cut off claims to know: %v", what, err)
+		}
+	}
+}
+
+// healed ends the partition and wants what the majority wrote, on both sides.
+func (s *split) healed(t *testing.T, rev account.Rev, owner string) {
+	t.Helper()
+	ctx := t.Context()
+	s.cluster.Rejoin()
+	eventually(t, "server 0 is one of them again", func() bool {
+		e, err := s.aloneL.Read(ctx, s.key.String())
+		return err == nil && e.Owner == owner
+	})
+	for name, store := range map[string]*natskv.Store{"server 0": s.alone, "server 1": s.most} {
+		if a, err := store.Get(ctx, s.key); err != nil || a.Rev != rev {
+			t.Errorf("%s: got rev %d and %v, want %d", name, a.Rev, err, rev)
+		}
+	}
+	eventually(t, "server 0 finds the record", func() bool {
+		records, err := s.aloneJ.Records(ctx, s.key)
+		return err == nil && len(records) == 1
+	})
+}
