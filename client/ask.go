@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,57 +20,136 @@ const (
 	// reconnectGrace is how long a request waits for a connection that is lost,
 	// so that a server's restart goes unnoticed.
 	reconnectGrace = 2 * time.Second
+	// Another worker is asked when one has been silent for hedgeAfter, then for
+	// twice that, and so on, up to mostRequests. A worker that waits for a refresh
+	// is as silent as one that is frozen; asking twice does no harm.
+	hedgeAfter   = 250 * time.Millisecond
+	mostRequests = 6
+	// One that fails is given mostFailures-1 others, after a short pause each.
+	mostFailures = 3
+	failurePause = 30 * time.Millisecond
 )
 
-// ask makes one request for a version of at least floor.
-func (c *Client) ask(ctx context.Context, key account.Key, req events.TokenRequest, floor account.Version) (events.TokenReply, error) {
-	req.MinVersion = floor
-	if err := c.awaitConnection(ctx, key); err != nil {
-		return events.TokenReply{}, err
+// ask asks workers until one answers, and returns its reply or a typed error.
+func (c *Client) ask(ctx context.Context, key account.Key, req events.TokenRequest, requests *int) (events.TokenReply, error) {
+	for {
+		if err := c.awaitConnection(ctx, key); err != nil {
+			return events.TokenReply{}, err
+		}
+		reply, err := c.race(ctx, key, req, requests)
+		if errors.Is(err, errLost) {
+			continue // requests and replies went with the connection
+		}
+		return reply, err
 	}
-	req.Timeout = patience(ctx)
-	msg, err := c.request(ctx, c.subjects.Request(key), req.Encode())
-	if errors.Is(err, errLost) {
-		// The request or its reply went with the connection. Asking twice for a
-		// token is harmless.
-		return c.ask(ctx, key, req, floor)
-	}
-	if err != nil {
-		return events.TokenReply{}, c.requestError(ctx, key, err)
-	}
-	reply, err := events.DecodeTokenReply(key, msg.Data)
-	if e, ok := errors.AsType[*events.Error](err); ok {
-		return events.TokenReply{}, &Error{Key: key, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
-	}
-	switch {
-	case err != nil:
-		return events.TokenReply{}, unavailable(key, "the worker's reply makes no sense", err)
-	case reply.NotModified:
-		return events.TokenReply{}, unavailable(key, "the worker's reply has no token", nil)
-	case reply.Version < floor:
-		return events.TokenReply{}, unavailable(key, fmt.Sprintf("the worker's reply has version %d; at least %d was asked for", reply.Version, floor), nil)
-	}
-	return reply, nil
 }
 
 var errLost = errors.New("the connection was lost")
 
-// request makes one request, and ends with errLost when the connection is lost
-// before the reply is there.
-func (c *Client) request(ctx context.Context, subject string, body []byte) (*nats.Msg, error) {
-	attempt, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(c.link.up(), func() { cancel(errLost) })()
-	msg, err := c.nc.RequestWithContext(attempt, subject, body)
-	// The library itself ends requests only when a reconnect was asked for.
-	if err != nil && ctx.Err() == nil && (context.Cause(attempt) == errLost || errors.Is(err, nats.ErrDisconnected)) {
-		return nil, errLost
-	}
-	return msg, err
+// answer is what one request brought.
+type answer struct {
+	reply events.TokenReply
+	err   error
 }
 
-// patience returns how long the worker may take: a little less than we wait.
-func patience(ctx context.Context) time.Duration {
+// race makes requests until there is an answer that another worker would not
+// better: the later ones where the earlier are silent or have failed.
+func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequest, requests *int) (events.TokenReply, error) {
+	attempts, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	lost := c.link.lost()
+	defer context.AfterFunc(lost, func() { cancel(errLost) })()
+	answers := make(chan answer, mostRequests)
+	hedge, sent, failures := hedgeAfter, 0, 0
+	var last error // of a request that failed
+	send := func() {
+		sent++
+		*requests++
+		c.counts.requests.Add(1)
+		go func() { answers <- c.request(attempts, key, req) }()
+	}
+	send()
+	// All requests end when this returns; they are waited for, so that none
+	// outlives Close.
+	defer func() {
+		cancel(nil)
+		for ; sent > 0; sent-- {
+			<-answers
+		}
+	}()
+	next := time.NewTimer(hedge)
+	defer next.Stop()
+	for {
+		select {
+		case a := <-answers:
+			sent--
+			if failures++; a.err == nil || !worthAnother(a.err) || failures == mostFailures {
+				return a.reply, a.err
+			}
+			last = a.err
+			next.Reset(failurePause<<failures/2 + rand.N(failurePause))
+		case <-next.C:
+			if *requests < mostRequests || sent == 0 {
+				send()
+				hedge *= 2
+			}
+			next.Reset(hedge)
+		case <-attempts.Done():
+			if lost.Err() != nil && ctx.Err() == nil {
+				return events.TokenReply{}, errLost
+			}
+			if last != nil && c.life.Err() == nil {
+				return events.TokenReply{}, last // which says more
+			}
+			return events.TokenReply{}, c.requestError(ctx, key, ctx.Err())
+		}
+	}
+}
+
+// worthAnother reports whether another worker may do better than one that
+// answered with err.
+func worthAnother(err error) bool {
+	return errors.Is(err, ErrUnavailable) && !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrConnectionClosed) &&
+		!errors.Is(err, nats.ErrMaxPayload)
+}
+
+// request makes one request.
+func (c *Client) request(ctx context.Context, key account.Key, req events.TokenRequest) answer {
+	req.Timeout = toldPatience(ctx)
+	msg, err := c.nc.RequestWithContext(ctx, c.subjects.Request(key), req.Encode())
+	if err != nil {
+		if errors.Is(err, nats.ErrDisconnected) && ctx.Err() == nil { // a reconnect was asked for
+			return answer{err: errLost}
+		}
+		return answer{err: c.requestError(ctx, key, err)}
+	}
+	reply, err := readReply(key, msg.Data, req)
+	return answer{reply, err}
+}
+
+// readReply reads a worker's reply to req. What breaks the contract is
+// ErrBadReply.
+func readReply(key account.Key, body []byte, req events.TokenRequest) (events.TokenReply, error) {
+	reply, err := events.DecodeTokenReply(key, body)
+	if e, ok := errors.AsType[*events.Error](err); ok {
+		return events.TokenReply{}, &Error{Key: key, Code: e.Code, Message: e.Message, RetryAfter: e.RetryAfter}
+	}
+	least := max(req.MinVersion, req.RejectedVersion+min(req.RejectedVersion, 1))
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrBadReply, err)
+	case reply.NotModified && (req.KnownVersion == 0 || reply.Version != req.KnownVersion):
+		err = fmt.Errorf("%w: it says that version %d is not modified; we hold %d", ErrBadReply, reply.Version, req.KnownVersion)
+	case reply.Version < least:
+		err = fmt.Errorf("%w: it has version %d; at least %d was asked for", ErrBadReply, reply.Version, least)
+	default:
+		return reply, nil
+	}
+	return events.TokenReply{}, unavailable(key, "the worker's reply makes no sense", err)
+}
+
+// toldPatience returns how long the worker may take: a little less than we wait.
+func toldPatience(ctx context.Context) time.Duration {
 	deadline, _ := ctx.Deadline()
 	left := time.Until(deadline)
 	return max(left-min(left/10, answerMargin), time.Millisecond).Round(time.Millisecond)
@@ -103,7 +183,7 @@ func (c *Client) awaitConnection(ctx context.Context, key account.Key) error {
 	return unavailable(key, "not connected to NATS", nats.ErrDisconnected)
 }
 
-// requestError says why a request brought no reply.
+// requestError says why there is no reply.
 func (c *Client) requestError(ctx context.Context, key account.Key, err error) error {
 	switch {
 	case c.life.Err() != nil:

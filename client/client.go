@@ -3,33 +3,51 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/oauth2"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 )
 
-// Client asks workers for tokens. It is safe for concurrent use.
+// Client holds tokens and asks workers for them. Use [New]. It is safe for
+// concurrent use.
 type Client struct {
 	nc       *nats.Conn
 	subjects events.Subjects
-	life     context.Context //nolint:containedctx // ends with Close
-	close    func()
-	link     *link
+	maxAge   time.Duration
+	minTTL   time.Duration
+	hooks    Hooks
+	log      *slog.Logger
 
-	mu   sync.Mutex // guards seen
-	seen map[account.Key]account.Version
+	clock  *coarse
+	memory *memory
+	// epoch rises when bumps may have been missed: what was held before must be
+	// looked after before it is served again. It rises with Close as well, which
+	// so closes the fast path.
+	epoch  atomic.Int64
+	hits   counter
+	counts counts
+
+	link  *link
+	ears  *ears
+	slots chan struct{} // one taken by each question beside look-ups
+
+	life  context.Context //nolint:containedctx // ends with Close
+	work  work
+	close func()
 }
 
 // New returns a client. A NATS server that can't be reached is no error: until
-// it is there requests end with ErrUnavailable. One that refuses our
+// it is there, look-ups end with ErrUnavailable. One that refuses our
 // credentials is: [ErrCredentials].
 func New(cfg Config) (*Client, error) {
-	subjects, err := cfg.subjects()
+	cfg = cfg.withDefaults()
+	subjects, err := cfg.check()
 	if err != nil {
 		return nil, fmt.Errorf("make tokenbus client: %w", err)
 	}
@@ -38,10 +56,20 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("make tokenbus client: %w", err)
 	}
 	life, end := context.WithCancel(context.Background())
-	c := &Client{nc: nc, subjects: subjects, life: life, link: watch(nc), seen: make(map[account.Key]account.Version)}
+	c := &Client{
+		nc: nc, subjects: subjects, maxAge: cfg.MaxAge, minTTL: cfg.MinTTL, hooks: cfg.Hooks, log: cfg.Logger,
+		clock: newCoarse(cfg.Now), memory: newMemory(cfg.MaxAccounts), slots: make(chan struct{}, mostBeside), life: life,
+	}
+	c.ears = newEars(c)
+	c.link = newLink(c)
+	c.work.begin()
+	go func() { defer c.work.end(); c.clock.run(life.Done(), func() { c.missed("clock jumped") }) }()
 	c.close = sync.OnceFunc(func() {
 		end()
+		c.epoch.Add(1)
+		c.ears.close()
 		c.link.close()
+		c.work.close()
 		if own {
 			nc.Close()
 		}
@@ -49,121 +77,111 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the client; requests that wait end with ErrClosed. It may be
-// called more than once.
+// Close ends the client and waits until nothing of it runs. Look-ups that wait
+// end with ErrClosed. It may be called more than once; it returns nil.
 func (c *Client) Close() error {
 	c.close()
 	return nil
 }
 
-// Option changes one request for a token.
-type Option func(*events.TokenRequest)
-
-// WithMinTTL asks for a token that lives at least this much longer; a refresh
-// is forced where needed. More than a token's whole lifetime is ErrBadRequest.
-func WithMinTTL(d time.Duration) Option { return func(r *events.TokenRequest) { r.MinTTL = d } }
-
-// WithMinVersion asks for a token of at least this version.
-func WithMinVersion(v account.Version) Option {
-	return func(r *events.TokenRequest) { r.MinVersion = v }
+// Token returns a living token of the account: from memory, or from a worker.
+// The context's deadline is told to the worker; without one it is 10 s, and one
+// beyond a minute counts as a minute. A token in memory is returned also where
+// ctx has ended.
+//
+// An error is an [*Error], or is [ErrClosed], or wraps context.Canceled.
+func (c *Client) Token(ctx context.Context, key account.Key, opts ...Option) (Token, error) {
+	if len(opts) > 0 {
+		return c.lookup(ctx, key, wanted(opts))
+	}
+	if e := c.memory.get(key); e != nil {
+		if h := e.held.Load(); h != nil && c.clock.coarse() < h.fresh && c.epoch.Load() == h.stamp {
+			e.touch()
+			c.hits.add()
+			return h.token, nil
+		}
+	}
+	return c.lookup(ctx, key, want{})
 }
+
+// Option changes one look-up.
+type Option func(*want)
+
+func wanted(opts []Option) (w want) {
+	for _, o := range opts {
+		o(&w)
+	}
+	return w
+}
+
+// WithMinTTL wants a token that lives at least this much longer; a refresh is
+// forced where needed. More than a token's whole lifetime is ErrBadRequest.
+func WithMinTTL(d time.Duration) Option { return func(w *want) { w.minTTL = d } }
+
+// WithMinVersion wants a token of at least this version.
+func WithMinVersion(v account.Version) Option { return func(w *want) { w.minVersion = v } }
 
 // WithRejectedVersion says that the API answered 401 to the token of this
-// version: the reply is a newer one, or an error.
-func WithRejectedVersion(v account.Version) Option {
-	return func(r *events.TokenRequest) { r.RejectedVersion = v }
+// version: the answer is a newer one, or an error.
+func WithRejectedVersion(v account.Version) Option { return func(w *want) { w.rejected = v } }
+
+// situation is what is so now.
+func (c *Client) situation() situation {
+	epoch := c.epoch.Load() // first: what is done in this situation counts up to here
+	now := c.clock.now()
+	return situation{now: now, at: c.clock.at(now), epoch: epoch, up: c.nc.IsConnected(), maxAge: c.maxAge, minTTL: c.minTTL}
 }
 
-// Token returns a living token of the account. The context's deadline is told
-// to the worker; without one it is 10 s. A deadline beyond a minute counts as
-// a minute.
-//
-// An error is an [*Error], or wraps context.Canceled or [ErrClosed].
-func (c *Client) Token(ctx context.Context, key account.Key, opts ...Option) (Token, error) {
-	var req events.TokenRequest
-	for _, o := range opts {
-		o(&req)
+// missed takes in that bumps may have been missed.
+func (c *Client) missed(why string) {
+	c.epoch.Add(1)
+	c.counts.cuts.Add(1)
+	c.log.Info("bumps may have been missed; tokens in memory are looked after before they are used", "why", why)
+	if hook := c.hooks.Missed; hook != nil {
+		hook(why)
 	}
-	if key.IsZero() {
-		return Token{}, &Error{Key: key, Code: events.CodeBadRequest, Message: "the key names no account"}
+	c.link.catchUpSoon()
+}
+
+// hear takes a bump in.
+func (c *Client) hear(b events.Bump) {
+	e := c.memory.get(b.Key)
+	if e == nil {
+		return
 	}
-	ctx, cancel, err := c.begin(ctx)
-	if err != nil {
-		return Token{}, err
+	s := c.situation()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.hear(b) {
+		return
 	}
-	defer cancel()
-	for {
-		floor := max(req.MinVersion, c.newest(key))
-		reply, err := c.ask(ctx, key, req, floor)
-		if err != nil {
-			return Token{}, err
-		}
-		if c.see(key, reply.Version) {
-			return Token{
-				Key: key, Version: reply.Version, TokenType: reply.TokenType, ExpiresAt: reply.ExpiresAt,
-				Source: reply.Source, Extra: reply.Extra, access: reply.AccessToken,
-			}, nil
-		}
-		// Another request was given a newer version meanwhile, and this one
-		// must not come after it: ask again, for that one.
+	c.counts.bumps.Add(1)
+	if e.held.Load() != nil && e.used.Load() {
+		c.beside(e, s) // so that who uses it waits little, or not at all
 	}
 }
 
-// TokenSource returns a source that asks for a token at each call: what is
-// cached is the workers' business, which know when a token was replaced. The
-// context is used for every call, each of which waits for 10 s at most.
-func (c *Client) TokenSource(ctx context.Context, key account.Key, opts ...Option) oauth2.TokenSource {
-	return &source{ctx, c, key, opts}
+// work is what runs beside the callers, for Close to wait for.
+type work struct {
+	mu     sync.Mutex // guards closed
+	closed bool
+	wg     sync.WaitGroup
 }
 
-type source struct {
-	ctx    context.Context //nolint:containedctx // as in every oauth2.TokenSource
-	client *Client
-	key    account.Key
-	opts   []Option
-}
-
-func (s *source) Token() (*oauth2.Token, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, events.DefaultTimeout)
-	defer cancel()
-	t, err := s.client.Token(ctx, s.key, s.opts...)
-	if err != nil {
-		return nil, err
+func (w *work) begin() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		w.wg.Add(1)
 	}
-	return t.OAuth2(), nil
+	return !w.closed
 }
 
-// newest returns the newest version that the client was given; 0 if none was.
-func (c *Client) newest(key account.Key) account.Version {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.seen[key]
-}
+func (w *work) end() { w.wg.Done() }
 
-// see notes a version that is about to be handed out, and reports whether it
-// may be: false if a newer one was.
-func (c *Client) see(key account.Key, v account.Version) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if v < c.seen[key] {
-		return false
-	}
-	c.seen[key] = v
-	return true
-}
-
-// begin returns the context of one request: it ends with the caller's, when
-// the longest wait is over, and when the client is closed.
-func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
-	if c.life.Err() != nil {
-		return nil, nil, ErrClosed
-	}
-	wait := events.MaxTimeout + answerMargin
-	if _, ok := ctx.Deadline(); !ok {
-		wait = events.DefaultTimeout + answerMargin
-	}
-	ctx, cancelWait := context.WithTimeout(ctx, wait)
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(c.life, func() { cancel(ErrClosed) })
-	return ctx, func() { stop(); cancel(nil); cancelWait() }, nil
+func (w *work) close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.wg.Wait()
 }

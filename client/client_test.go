@@ -105,14 +105,14 @@ func setUp(t testing.TB, f tokens) *client.Client {
 	return newClient(t, s)
 }
 
-func reply(k account.Key, v account.Version) events.TokenReply {
+func replyOf(k account.Key, v account.Version) events.TokenReply {
 	return events.TokenReply{Key: k, Version: v, AccessToken: account.NewSecret(fmt.Sprintf("secret-%s-%d", k.ID(), v)), TokenType: "Bearer", Source: events.SourceStore}
 }
 
 var expires = time.Date(2126, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func full(k account.Key) events.TokenReply {
-	r := reply(k, 7)
+	r := replyOf(k, 7)
 	r.ExpiresAt, r.TokenType = expires, "bearer"
 	r.Extra = account.Extra{"chatgpt_account_id": json.RawMessage(`"acc-1"`)}
 	return r
@@ -161,7 +161,7 @@ func TestOptions(t *testing.T) {
 	asked := make(chan events.TokenRequest, 1)
 	c := setUp(t, func(_ context.Context, k account.Key, req events.TokenRequest) (events.TokenReply, error) {
 		asked <- req
-		return reply(k, 9), nil
+		return replyOf(k, 9), nil
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -185,9 +185,9 @@ func TestOptions(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	all := []error{client.ErrBadRequest, client.ErrNotFound, client.ErrDisabled, client.ErrReauthRequired, client.ErrCoolingDown, client.ErrUnavailable, client.ErrTimeout}
-	answer := make(chan *events.Error, 1)
+	var answer atomic.Pointer[events.Error]
 	c := setUp(t, func(context.Context, account.Key, events.TokenRequest) (events.TokenReply, error) {
-		return events.TokenReply{}, <-answer
+		return events.TokenReply{}, answer.Load()
 	})
 	tests := []struct {
 		code events.Code
@@ -199,7 +199,7 @@ func TestErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(string(tt.code), func(t *testing.T) {
-			answer <- &events.Error{Code: tt.code, Message: "because", RetryAfter: 7 * time.Second}
+			answer.Store(&events.Error{Code: tt.code, Message: "because", RetryAfter: 7 * time.Second})
 			_, err := c.Token(t.Context(), alice)
 			for _, sentinel := range all {
 				if errors.Is(err, sentinel) != (sentinel == tt.want) {
@@ -239,7 +239,7 @@ func TestContextEnds(t *testing.T) {
 	c := setUp(t, func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
 		begun <- struct{}{}
 		<-release
-		return reply(k, 1), nil
+		return replyOf(k, 1), nil
 	})
 	t.Cleanup(func() { close(release) }) // before the worker stops
 	t.Run("deadline", func(t *testing.T) {
@@ -281,7 +281,7 @@ func TestP3ClientNeverSeesAVersionFall(t *testing.T) {
 	var version, asked atomic.Int64
 	c := setUp(t, func(_ context.Context, k account.Key, req events.TokenRequest) (events.TokenReply, error) {
 		asked.Store(int64(req.MinVersion))
-		return reply(k, account.Version(version.Load())), nil
+		return replyOf(k, account.Version(version.Load())), nil
 	})
 	version.Store(5)
 	got, err := c.Token(t.Context(), alice)
@@ -324,13 +324,13 @@ func TestP3SlowAnswerIsAskedAgain(t *testing.T) {
 		case 1:
 			close(begun)
 			<-release
-			return reply(k, 1), nil
+			return replyOf(k, 1), nil
 		case 3:
 			if req.MinVersion != 2 {
 				t.Errorf("asked again for at least %d", req.MinVersion)
 			}
 		}
-		return reply(k, 2), nil
+		return replyOf(k, 2), nil
 	})
 	slow := make(chan client.Token, 1)
 	go func() {
@@ -354,23 +354,23 @@ func TestRepliesThatAreNone(t *testing.T) {
 	nc, err := bus.Connect(bus.Config{Server: s})
 	check(t, err)
 	defer nc.Close()
-	bodies := make(chan []byte, 1)
-	_, err = nc.Subscribe("tokenbus.v1.request.>", func(m *nats.Msg) { _ = m.Respond(<-bodies) })
+	var reply atomic.Pointer[[]byte]
+	_, err = nc.Subscribe("tokenbus.v1.request.>", func(m *nats.Msg) { _ = m.Respond(*reply.Load()) })
 	check(t, err)
 	check(t, nc.Flush())
 	c := newClient(t, s)
 	for name, body := range map[string][]byte{
 		"nothing":         nil,
 		"no JSON":         []byte("hello"),
-		"another account": reply(bob, 3).Encode(),
+		"another account": replyOf(bob, 3).Encode(),
 		"no token":        []byte(`{"platform":"openai","id":"alice","version":3}`),
 		"no version":      []byte(`{"platform":"openai","id":"alice","access_token":"secret"}`),
 		"not modified":    []byte(`{"version":3,"not_modified":true}`),
 	} {
 		t.Run(name, func(t *testing.T) {
-			bodies <- body
+			reply.Store(&body)
 			got, err := c.Token(t.Context(), alice)
-			if !errors.Is(err, client.ErrUnavailable) {
+			if !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, client.ErrBadReply) {
 				t.Errorf("got %v, %v", got, err)
 			}
 			if err != nil && strings.Contains(err.Error(), "secret") {
@@ -381,25 +381,22 @@ func TestRepliesThatAreNone(t *testing.T) {
 }
 
 func TestTokenSource(t *testing.T) {
-	var version atomic.Int64
+	var asked atomic.Int64
 	c := setUp(t, func(_ context.Context, k account.Key, req events.TokenRequest) (events.TokenReply, error) {
-		r := full(k)
-		r.Version = account.Version(version.Add(1))
+		asked.Add(1)
 		if req.MinTTL != time.Minute {
 			t.Errorf("request is %+v", req)
 		}
-		return r, nil
+		return full(k), nil
 	})
 	src := c.TokenSource(t.Context(), alice, client.WithMinTTL(time.Minute))
-	for want := 1; want <= 2; want++ { // nothing is kept between calls
-		got, err := src.Token()
-		check(t, err)
-		if got.AccessToken != "secret-alice-7" || got.Type() != "Bearer" || !got.Expiry.Equal(expires) || got.Extra("chatgpt_account_id") != "acc-1" {
-			t.Errorf("token is %+v", got)
-		}
+	first, err := src.Token()
+	check(t, err)
+	if first.AccessToken != "secret-alice-7" || first.Type() != "Bearer" || !first.Expiry.Equal(expires) || first.Extra("chatgpt_account_id") != "acc-1" {
+		t.Errorf("token is %+v", first)
 	}
-	if version.Load() != 2 {
-		t.Errorf("the worker was asked %d times", version.Load())
+	if second, err := src.Token(); err != nil || second != first || asked.Load() != 1 {
+		t.Errorf("a second call brings %v, %v, after %d questions", second, err, asked.Load())
 	}
 }
 
@@ -422,7 +419,7 @@ func TestConnectionLostInMidRequest(t *testing.T) {
 					close(inMid) // and no answer
 					return
 				}
-				_ = m.Respond(reply(alice, 3).Encode())
+				_ = m.Respond(replyOf(alice, 3).Encode())
 			})
 			check(t, err)
 			check(t, worker.Flush())
@@ -450,7 +447,7 @@ func TestServerComesBack(t *testing.T) {
 	s := startServer(t, func(c *bus.ServerConfig) { c.DataDir = dir })
 	address := s.Addr()
 	f := tokens(func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
-		return reply(k, 1), nil
+		return replyOf(k, 1), nil
 	})
 	startWorker(t, s, f)
 	c := newClient(t, s)
@@ -533,7 +530,7 @@ func TestNewWithBadConfig(t *testing.T) {
 func TestCallersConnectionStaysOpen(t *testing.T) {
 	s := startServer(t)
 	startWorker(t, s, func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
-		return reply(k, 1), nil
+		return replyOf(k, 1), nil
 	})
 	seed, err := nats.NkeyOptionFromSeed(s.KeyFile(bus.RoleClient))
 	check(t, err)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,9 @@ const InboxPrefix = "_INBOX_client"
 // Config configures a [Client]. Either Conn or URL is needed.
 type Config struct {
 	// Conn is the caller's connection. It stays open when the client is closed.
+	// Give it nats.PingInterval(5*time.Second) and nats.MaxPingsOutstanding(2):
+	// until a silent cut is noticed, a token that was replaced may be handed out
+	// for up to MaxAge.
 	Conn *nats.Conn
 
 	// URL is where to connect to, comma-separated where there are several
@@ -39,8 +43,50 @@ type Config struct {
 
 	// Prefix of all subjects; "" means "tokenbus".
 	Prefix string
-	// Logger is told what becomes of the client's own connection; nil discards it.
+
+	// MaxAccounts is how many accounts are held in memory beside those that are
+	// being asked for, some 2 KiB each; the least used go first. 0 means 100,000.
+	MaxAccounts int
+	// MaxAge is how long a token is handed out before a worker is asked whether
+	// it is still the one; 0 means 30 s. A negative one holds nothing: each
+	// look-up asks a worker, and with the workers away there is no token.
+	MaxAge time.Duration
+	// MinTTL is how much longer a token from memory lives, as long as workers
+	// answer; 0 means 30 s, the workers' own default.
+	MinTTL time.Duration
+
+	// Hooks are told what happens, for metrics and traces.
+	Hooks Hooks
+	// Logger is told what becomes of the connection; nil discards it.
 	Logger *slog.Logger
+	// Now is the clock; nil means time.Now. For tests.
+	Now func() time.Time
+}
+
+func (c Config) withDefaults() Config {
+	c.MaxAccounts = cmp.Or(c.MaxAccounts, 100_000)
+	c.MaxAge = cmp.Or(c.MaxAge, 30*time.Second)
+	c.MinTTL = cmp.Or(c.MinTTL, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// check returns all that is wrong with what is not about the connection.
+func (c Config) check() (events.Subjects, error) {
+	var problems []error
+	subjects, err := events.NewSubjects(cmp.Or(c.Prefix, events.DefaultPrefix))
+	if err != nil {
+		problems = append(problems, err)
+	}
+	if c.MaxAccounts < 0 {
+		problems = append(problems, fmt.Errorf("MaxAccounts %d: want at least 1", c.MaxAccounts))
+	}
+	if c.MinTTL < 0 {
+		problems = append(problems, fmt.Errorf("MinTTL %s: must not be negative", c.MinTTL))
+	}
+	return subjects, errors.Join(problems...)
 }
 
 // connect returns the connection to use and whether it is the client's own.
@@ -117,9 +163,6 @@ func (c Config) options() ([]nats.Option, error) {
 
 func (c Config) handlers() []nats.Option {
 	log := c.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	connected := func(nc *nats.Conn) { log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted()) }
 	return []nats.Option{
 		nats.ConnectHandler(connected),
@@ -133,11 +176,4 @@ func (c Config) handlers() []nats.Option {
 			log.Warn("NATS reports an error", "error", err)
 		}),
 	}
-}
-
-func (c Config) subjects() (events.Subjects, error) {
-	if c.Prefix == "" {
-		return events.NewSubjects(events.DefaultPrefix)
-	}
-	return events.NewSubjects(c.Prefix)
 }

@@ -1,4 +1,5 @@
-// Package client asks tokenbus workers for access tokens over NATS.
+// Package client gives gateways living access tokens of tokenbus accounts: from
+// its own memory for the price of a map look-up, else from a worker over NATS.
 //
 // A [Client] belongs to one process and is shared by all its goroutines:
 //
@@ -10,13 +11,29 @@
 //	…
 //	token.SetAuthHeader(req)
 //
-// When the API answers 401, ask again and name the version it refused:
+// or, for a whole http.Client, which also heals 401s:
+//
+//	api := &http.Client{Transport: &client.Transport{Client: c, Key: key}}
+//
+// Without a Transport, name the version that the API refused:
 //
 //	token, err = c.Token(ctx, key, client.WithRejectedVersion(token.Version))
 //
-// Errors are of type [*Error]; use errors.Is with [ErrNotFound], [ErrCoolingDown]
-// and so on to tell them apart.
+// # What to expect
 //
-// One Client never sees an account's version fall: it remembers the newest
-// that it was given and asks for at least that.
+//   - A token lives at least MinTTL longer when it is handed out, or is the last
+//     living one while no worker has a better. None is handed out that has ended.
+//   - A version that is known to be replaced is not handed out, and versions of
+//     an account never fall.
+//   - An account in use is renewed beside the requests: they don't wait.
+//   - With the workers or NATS away, living tokens are served until they end.
+//   - A worker that doesn't answer costs a moment: another is asked.
+//
+// docs/coherence.md has the rules behind that.
+//
+// # Errors
+//
+// They are of type [*Error], which tells when to come back; errors.Is with
+// [ErrReauthRequired], [ErrCoolingDown] and so on tells them apart. What else
+// there is: [ErrClosed], and a cancelled context's own error.
 package client

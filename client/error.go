@@ -18,7 +18,10 @@ var (
 	ErrUnavailable    = errors.New("tokens are unavailable")               // no worker, or a dependency of it is down; see RetryAfter
 	ErrTimeout        = errors.New("no token in time")                     // a refresh that runs goes on, its result is kept
 	ErrCredentials    = errors.New("the NATS server refuses our identity") // from New only
-	ErrClosed         = errors.New("client is closed")
+	ErrClosed         = errors.New("client is closed")                     //
+	// ErrBadReply is behind an ErrUnavailable: a worker's reply broke the
+	// contract, was of another account or of a version that was had before.
+	ErrBadReply = errors.New("a worker's reply makes no sense")
 )
 
 // Error is why there is no token. It holds no secret.

@@ -14,6 +14,9 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 )
 
+// SourceClient is the source of a token that the client had in memory.
+const SourceClient events.Source = "client"
+
 // Token is a living access token. Printing, logging or marshalling one doesn't
 // show the secret: [Token.AccessToken], [Token.SetAuthHeader] and
 // [Token.OAuth2] are the ways to it.
@@ -22,7 +25,7 @@ type Token struct {
 	Version   account.Version
 	TokenType string        // as the endpoint gave it; "" means Bearer
 	ExpiresAt time.Time     // zero where unknown
-	Source    events.Source // where the worker found it
+	Source    events.Source // SourceClient, or where the worker found it
 	// Extra are fields of the account that callers need beside the token, such
 	// as chatgpt_account_id; see [account.Extra.Text].
 	Extra account.Extra

@@ -154,7 +154,7 @@ func (g *gateway) reportOnce(over time.Duration) {
 	g.recent = tally{}
 	g.mu.Unlock()
 	var parts []string
-	for _, s := range []events.Source{events.SourceL1, events.SourceShared, events.SourceStore, events.SourceRefresh} {
+	for _, s := range []events.Source{client.SourceClient, events.SourceL1, events.SourceShared, events.SourceStore, events.SourceRefresh} {
 		if n := t.sources[s]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, s))
 		}

@@ -1,0 +1,90 @@
+package client
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// tick is how far the coarse clock may be behind.
+	tick = 20 * time.Millisecond
+	// jump is how far wall clock and monotonic clock may part between two ticks
+	// before we take it for a suspended machine or a clock that was set.
+	jump = time.Second
+)
+
+// instant is the monotonic time since the client was made. Deadlines are kept
+// in it, so that a wall clock that is set back prolongs no token's life.
+type instant = time.Duration
+
+// coarse is a clock that costs no more than a load: a ticker turns it.
+type coarse struct {
+	now  func() time.Time // the exact one
+	base time.Time
+	last atomic.Int64 // an instant
+	fake bool         // now is a test's: ask it each time
+}
+
+func newCoarse(now func() time.Time) *coarse {
+	if now == nil {
+		return &coarse{now: time.Now, base: time.Now()}
+	}
+	return &coarse{now: now, base: now(), fake: true}
+}
+
+// coarse returns the instant as of the last tick.
+func (c *coarse) coarse() instant {
+	if c.fake {
+		return c.at(c.now())
+	}
+	return instant(c.last.Load())
+}
+
+// at returns t as an instant.
+func (c *coarse) at(t time.Time) instant { return t.Sub(c.base) }
+
+// run turns the clock until stop is closed, and calls jumped when the wall clock
+// has moved by itself.
+func (c *coarse) run(stop <-chan struct{}, jumped func()) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	before := c.now()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+		}
+		t := c.now()
+		c.last.Store(int64(c.at(t)))
+		if parted := t.Round(0).Sub(before.Round(0)) - t.Sub(before); parted.Abs() > jump {
+			jumped()
+		}
+		before = t
+	}
+}
+
+// counter counts without contention: each processor has a cell that it mostly
+// has to itself.
+type counter struct {
+	cells [64]struct {
+		n atomic.Int64
+		_ [56]byte // a cache line each
+	}
+	next atomic.Uint32
+	hint pool
+}
+
+// add counts one.
+func (c *counter) add() {
+	h := c.hint.get(&c.next)
+	c.cells[*h%uint32(len(c.cells))].n.Add(1)
+	c.hint.put(h)
+}
+
+func (c *counter) load() (sum int64) {
+	for i := range c.cells {
+		sum += c.cells[i].n.Load()
+	}
+	return sum
+}
