@@ -1,0 +1,57 @@
+//go:build unix
+
+package degraded_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// atOnce is how many fleets run at once: they mostly wait.
+const atOnce = "4"
+
+var programs string // the folder with the worker, once it is built
+
+// build builds the worker with the race detector, once.
+var build = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(programs, "worker")
+	out, err := exec.Command("go", "build", "-race", "-o", path, "github.com/tokenbus/tokenbus/cmd/worker").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build worker: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f != nil {
+		_ = f.Value.Set(atOnce)
+	}
+	var err error
+	if programs, err = os.MkdirTemp("", "tokenbus-degraded-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if code == 0 {
+		// A link of this toxiproxy whose reader went away with data in it never
+		// ends.
+		err := goleak.Find(
+			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+		)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	_ = os.RemoveAll(programs)
+	os.Exit(code)
+}

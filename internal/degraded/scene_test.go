@@ -1,0 +1,302 @@
+//go:build unix
+
+package degraded_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/internal/rig"
+)
+
+// How long things take. The machine may be busy: only a request that hangs
+// takes as long as these.
+const (
+	outage   = 3 * l1MaxAge            // at least
+	soon     = 1500 * time.Millisecond // for the slowest answer with a token in hand
+	answered = 15 * time.Second        // for any answer: the worker's own patience is 10 s
+	healed   = time.Minute
+)
+
+// failure is a way to be out of order.
+type failure string
+
+const (
+	refused   failure = "refused"
+	blackHole failure = "black hole"
+	slow      failure = "slow"
+	flapping  failure = "flapping"
+)
+
+var failures = []failure{refused, blackHole, slow, flapping}
+
+// dead reports whether nothing at all gets through.
+func (f failure) dead() bool { return f == refused || f == blackHole }
+
+// breaks makes a link fail.
+func (f failure) breaks(t *testing.T, l *rig.Link) {
+	t.Helper()
+	switch f {
+	case refused:
+		l.Refuse(t)
+	case blackHole:
+		l.BlackHole(t)
+	case slow:
+		l.Slow(t, 2*time.Second)
+	case flapping:
+		l.Flap(t, 700*time.Millisecond, 400*time.Millisecond)
+	}
+}
+
+// row runs a row of the table: play plays one failure.
+func row(t *testing.T, play func(t *testing.T, f failure)) {
+	for _, f := range failures {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			play(t, f)
+		})
+	}
+}
+
+// scene is one failure of one dependency and what is wanted meanwhile.
+type scene struct {
+	begin, end func()
+	// unready are the dependencies of which /readyz must name one while the
+	// failure lasts; none: it isn't asked.
+	unready []string
+	hot     []account.Key // with tokens in hand
+	asks    asker         // for these; nil: once, and the answer must come soon
+	refresh cell
+	fresh   cell // accounts that no cache knows
+}
+
+// cell is what a column holds against the fleet while the failure lasts, and
+// once it is over.
+type cell struct{ during, after func() error }
+
+// play plays the scene and reports each column.
+func (fl *fleet) play(s scene) {
+	fl.t.Helper()
+	l := fl.hold(s.hot, s.asks)
+	if err := await(fl.t.Context(), healed, l.warm); err != nil {
+		fl.t.Fatal(err)
+	}
+	l.measure()
+	over := time.After(outage)
+	s.begin()
+	var refresh, fresh, ready error
+	together(
+		func() { refresh = s.refresh.during() },
+		func() { fresh = s.fresh.during() },
+		func() { ready = fl.unready(s.unready) },
+	)
+	<-over
+	s.end()
+	together(
+		func() { refresh = errors.Join(refresh, s.refresh.after()) },
+		func() { fresh = errors.Join(fresh, s.fresh.after()) },
+		func() { ready = errors.Join(ready, fl.ready()) },
+	)
+	column := func(name string, err error) {
+		fl.t.Run(name, func(t *testing.T) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	column("tokens in hand", l.stop(fl.t))
+	column("refresh", refresh)
+	column("new account keys", fresh)
+	if ready != nil {
+		fl.t.Errorf("/readyz: %v", ready)
+	}
+	if fl.t.Failed() {
+		for _, w := range fl.workers {
+			fl.t.Logf("%s:\n%s", w.name, w.process().Text())
+		}
+	}
+}
+
+func together(fs ...func()) {
+	var wg sync.WaitGroup
+	for _, f := range fs {
+		wg.Go(f)
+	}
+	wg.Wait()
+}
+
+// unready waits until /readyz of each worker has named one of the
+// dependencies, and why.
+func (fl *fleet) unready(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	errs := make([]error, len(fl.workers))
+	var wg sync.WaitGroup
+	for i, w := range fl.workers {
+		wg.Go(func() {
+			errs[i] = await(fl.t.Context(), healed, func() error {
+				wrong, err := w.ready(fl.t.Context())
+				if err != nil {
+					return err
+				}
+				if slices.ContainsFunc(names, func(name string) bool { return wrong[name] != "" }) {
+					return nil
+				}
+				return fmt.Errorf("%s says of %v nothing: %v", w.name, names, wrong)
+			})
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// ready waits until /readyz of each worker finds nothing wrong.
+func (fl *fleet) ready() error {
+	return await(fl.t.Context(), healed, func() error {
+		var errs []error
+		for _, w := range fl.workers {
+			wrong, err := w.ready(fl.t.Context())
+			if err == nil && len(wrong) > 0 {
+				err = fmt.Errorf("%s still says %v", w.name, slices.Sorted(maps.Values(wrong)))
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// asker asks for a token that is in hand.
+type asker func(key account.Key) error
+
+// load keeps asking for tokens in hand, one account after the other, whether
+// the last answer has come or not.
+type load struct {
+	ask   asker
+	limit time.Duration // for an answer
+	end   context.CancelFunc
+	ended chan struct{}
+
+	mu       sync.Mutex // guards the rest
+	answers  map[account.Key]int
+	total    int // since measure
+	slowest  time.Duration
+	problems []error
+}
+
+// hold starts a load. Without an asker each request is made once, and must be
+// answered soon.
+func (fl *fleet) hold(keys []account.Key, ask asker) *load {
+	l := &load{ask: ask, limit: answered, ended: make(chan struct{}), answers: map[account.Key]int{}}
+	if ask == nil {
+		l.limit, l.ask = soon, func(key account.Key) error { return fl.get(key, 1) }
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.end = cancel
+	go l.run(ctx, keys)
+	fl.t.Cleanup(func() { l.end(); <-l.ended })
+	return l
+}
+
+func (l *load) run(ctx context.Context, keys []account.Key) {
+	defer close(l.ended)
+	var asks sync.WaitGroup
+	defer asks.Wait()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-tick.C:
+			asks.Go(func() { l.one(keys[i%len(keys)]) })
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (l *load) one(key account.Key) {
+	start := time.Now()
+	err := l.ask(key)
+	took := time.Since(start)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total++
+	l.slowest = max(l.slowest, took)
+	if err != nil {
+		l.problems = append(l.problems, fmt.Errorf("after %s: %w", took.Round(time.Millisecond), err))
+		return
+	}
+	l.answers[key]++
+}
+
+// warm returns nil once every worker is sure to have been asked for every
+// account.
+func (l *load) warm() error {
+	const enough = 12
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, n := range l.answers {
+		if n < enough {
+			return fmt.Errorf("%s was answered %d times: %w", key, n, errors.Join(l.problems...))
+		}
+	}
+	if len(l.answers) == 0 {
+		return errors.Join(append(l.problems, errors.New("nothing was answered"))...)
+	}
+	return nil
+}
+
+// measure forgets what was before.
+func (l *load) measure() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total, l.slowest, l.problems = 0, 0, nil
+}
+
+// stop ends the load and returns what was wrong with it.
+func (l *load) stop(t *testing.T) error {
+	l.end()
+	<-l.ended
+	t.Logf("%d requests for tokens in hand, the slowest answered after %s", l.total, l.slowest.Round(time.Millisecond))
+	problems := l.problems
+	if more := len(problems) - 5; more > 0 {
+		problems = append(problems[:5:5], fmt.Errorf("and %d more", more))
+	}
+	if l.total < 100 {
+		problems = append(problems, fmt.Errorf("only %d requests", l.total))
+	}
+	if l.slowest > l.limit {
+		problems = append(problems, fmt.Errorf("the slowest answer took %s", l.slowest))
+	}
+	return errors.Join(problems...)
+}
+
+// refusal returns the error reply in err that has one of the codes and says
+// when to ask again, or err.
+func refusal(err error, codes ...events.Code) error {
+	e, ok := errors.AsType[*events.Error](err)
+	switch {
+	case err == nil:
+		return fmt.Errorf("answered; want one of %v", codes)
+	case !ok || !slices.Contains(codes, e.Code):
+		return fmt.Errorf("want one of %v: %w", codes, err)
+	case e.RetryAfter <= 0:
+		return fmt.Errorf("without retry_after: %w", err)
+	}
+	return nil
+}
+
+// unheard reports whether a request got no answer since NATS is out of reach.
+func unheard(err error) bool {
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrDisconnected)
+}
