@@ -16,9 +16,9 @@ import (
 )
 
 // do carries out f as the scheduler decides.
-func do[T any](w *worker, op string, f func() (T, error)) (T, error) {
+func do[T any](ctx context.Context, w *worker, op string, f func() (T, error)) (T, error) {
 	var zero T
-	switch w.at(op, failBefore, failAfter) {
+	switch w.at(ctx, op, failBefore, failAfter) {
 	case doIt:
 		return f()
 	case failAfter:
@@ -29,9 +29,9 @@ func do[T any](w *worker, op string, f func() (T, error)) (T, error) {
 
 // look is do for operations that change nothing: done and reported as failed
 // is the same as failed.
-func look[T any](w *worker, op string, f func() (T, error)) (T, error) {
+func look[T any](ctx context.Context, w *worker, op string, f func() (T, error)) (T, error) {
 	var zero T
-	if w.at(op, failBefore) == doIt {
+	if w.at(ctx, op, failBefore) == doIt {
 		return f()
 	}
 	return zero, errSim
@@ -39,23 +39,23 @@ func look[T any](w *worker, op string, f func() (T, error)) (T, error) {
 
 type none = struct{}
 
-func act(w *worker, op string, f func() error) error {
-	_, err := do(w, op, func() (none, error) { return none{}, f() })
+func act(ctx context.Context, w *worker, op string, f func() error) error {
+	_, err := do(ctx, w, op, func() (none, error) { return none{}, f() })
 	return err
 }
 
 type storePort struct{ *worker }
 
 func (p storePort) Get(ctx context.Context, k account.Key) (account.Account, error) {
-	return look(p.worker, "store get", func() (account.Account, error) { return p.s.store.Get(ctx, k) })
+	return look(ctx, p.worker, "store get", func() (account.Account, error) { return p.s.store.Get(ctx, k) })
 }
 
 func (p storePort) Create(ctx context.Context, a account.Account) error {
-	return act(p.worker, "store create", func() error { return p.s.store.Create(ctx, a) })
+	return act(ctx, p.worker, "store create", func() error { return p.s.store.Create(ctx, a) })
 }
 
 func (p storePort) Update(ctx context.Context, k account.Key, g account.Guard, c account.Change) (account.Account, error) {
-	return do(p.worker, "store update"+updateName(c), func() (account.Account, error) {
+	return do(ctx, p.worker, "store update"+updateName(c), func() (account.Account, error) {
 		a, err := p.s.store.Update(ctx, k, g, c)
 		if err == nil {
 			p.s.check.written(p.worker, &a, c)
@@ -98,12 +98,12 @@ func (p storePort) List(ctx context.Context, q ledger.ListQuery) ([]account.Acco
 type cachePort struct{ *worker }
 
 func (p cachePort) Get(ctx context.Context, k account.Key) (ledger.Entry, error) {
-	return look(p.worker, "cache get", func() (ledger.Entry, error) { return p.s.cache.Get(ctx, k) })
+	return look(ctx, p.worker, "cache get", func() (ledger.Entry, error) { return p.s.cache.Get(ctx, k) })
 }
 
 func (p cachePort) Put(ctx context.Context, k account.Key, e ledger.Entry) (bool, error) {
 	put := func() (bool, error) { return p.s.cache.Put(ctx, k, e) }
-	return do(p.worker, "cache put", func() (bool, error) {
+	return do(ctx, p.worker, "cache put", func() (bool, error) {
 		defer p.s.check.cached()
 		return put()
 	})
@@ -112,7 +112,7 @@ func (p cachePort) Put(ctx context.Context, k account.Key, e ledger.Entry) (bool
 type lockPort struct{ *worker }
 
 func (p lockPort) Acquire(ctx context.Context, k account.Key) (refresh.Lease, error) {
-	l, err := do(p.worker, "lease acquire", func() (refresh.Lease, error) {
+	l, err := do(ctx, p.worker, "lease acquire", func() (refresh.Lease, error) {
 		p.s.mu.Lock()
 		defer p.s.mu.Unlock()
 		if p.s.leaseEnds > 0 && p.s.now >= p.s.leaseEnds {
@@ -137,7 +137,7 @@ type leasePort struct {
 }
 
 func (p leasePort) Release(ctx context.Context) {
-	if v := p.at("lease release", failBefore); v == doIt {
+	if v := p.at(ctx, "lease release", failBefore); v == doIt {
 		p.Lease.Release(ctx)
 		return
 	}
@@ -168,11 +168,11 @@ type journalPort struct {
 }
 
 func (p journalPort) Put(ctx context.Context, r rotation.Record) error {
-	return act(p.worker, p.name+" put", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Put(ctx, r) })
+	return act(ctx, p.worker, p.name+" put", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Put(ctx, r) })
 }
 
 func (p journalPort) Stash(ctx context.Context, r rotation.Record) error {
-	err := act(p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
+	err := act(ctx, p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
 	if err != nil {
 		p.s.check.unsaved(p.worker)
 	}
@@ -180,21 +180,26 @@ func (p journalPort) Stash(ctx context.Context, r rotation.Record) error {
 }
 
 func (p journalPort) Records(ctx context.Context, k account.Key) ([]rotation.Record, error) {
-	return look(p.worker, p.name+" read", func() ([]rotation.Record, error) { return p.j.Records(ctx, k) })
+	return look(ctx, p.worker, p.name+" read", func() ([]rotation.Record, error) {
+		if p.shared {
+			p.s.check.looked(p.worker)
+		}
+		return p.j.Records(ctx, k)
+	})
 }
 
 func (p journalPort) Delete(ctx context.Context, k account.Key, id string) error {
-	return act(p.worker, p.name+" delete", func() error { return p.j.Delete(ctx, k, id) })
+	return act(ctx, p.worker, p.name+" delete", func() error { return p.j.Delete(ctx, k, id) })
 }
 
 type busPort struct{ *worker }
 
 func (p busPort) Refreshed(ctx context.Context, e events.Refreshed) error {
-	return act(p.worker, "publish refreshed", func() error { return p.s.bus.Refreshed(ctx, e) })
+	return act(ctx, p.worker, "publish refreshed", func() error { return p.s.bus.Refreshed(ctx, e) })
 }
 
 func (p busPort) Bump(ctx context.Context, e events.Bump) error {
-	return act(p.worker, "publish bump", func() error { return p.s.bus.Bump(ctx, e) })
+	return act(ctx, p.worker, "publish bump", func() error { return p.s.bus.Bump(ctx, e) })
 }
 
 // Status events decide nothing: they are no point of their own.
@@ -211,14 +216,25 @@ type ear struct{ *worker }
 
 func (e ear) ObserveBump(b events.Bump) {
 	go func() {
-		if e.at("hears the bump") == doIt {
+		if e.at(e.s.ctx, "hears the bump") == doIt {
 			e.p.ObserveBump(b)
 			e.s.check.heard(e.worker, b)
 		}
 	}()
 }
 
-func (e ear) ObserveStatus(events.Status) {}
+// ObserveStatus hears status events too, where they decide something.
+func (e ear) ObserveStatus(status events.Status) {
+	if !e.s.scenario.ends {
+		return
+	}
+	go func() {
+		if e.at(e.s.ctx, "hears that it is "+status.Code) == doIt {
+			e.p.ObserveStatus(status)
+			e.s.check.told(e.worker, status)
+		}
+	}()
+}
 
 // endpointPort is the real client but for the socket: requests reach the real
 // rules of the endpoint in process.
@@ -243,13 +259,16 @@ const (
 	answerIsCut // answered, and the answer never arrives
 )
 
-func (p endpointPort) Send(_ context.Context, req refresh.SendRequest) (refresh.RawAnswer, error) {
-	if v := p.at("connects", failBefore); v != doIt {
+func (p endpointPort) Send(ctx context.Context, req refresh.SendRequest) (refresh.RawAnswer, error) {
+	if v := p.at(ctx, "connects", failBefore); v != doIt {
 		return refresh.RawAnswer{}, &refresh.SendError{Err: errSim}
 	}
 	// The check and the write are one step here. A freeze between the two is
 	// what can't be closed; docs/rotation.md names it.
-	v := p.at("sends the refresh token", failBefore, answers503, answersInvalidClient)
+	v := p.at(ctx, "sends the refresh token", failBefore, answers503, answersInvalidClient)
+	if v == cancelled {
+		return refresh.RawAnswer{}, &refresh.SendError{Err: ctx.Err()}
+	}
 	if err := req.BeforeFirstByte(); err != nil {
 		return refresh.RawAnswer{}, &refresh.SendError{Err: err}
 	}
@@ -267,7 +286,7 @@ func (p endpointPort) Send(_ context.Context, req refresh.SendRequest) (refresh.
 	p.s.check.arrives(p.worker, token)
 	raw := p.post(token)
 	p.s.check.answered(p.worker, token, raw)
-	if p.at("gets the answer", answerIsCut) != doIt {
+	if p.at(ctx, "gets the answer", answerIsCut) != doIt {
 		p.s.check.lost(p.worker)
 		return lost, &refresh.SendError{Sent: true, Err: errSim}
 	}

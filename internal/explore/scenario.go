@@ -25,6 +25,8 @@ type scenario struct {
 	workers int
 	left    time.Duration // of the access token at the start
 	grace   bool          // the endpoint takes a spent refresh token again
+	ends    bool          // the endpoint ends the old access token at once (serve_while_refreshing: false)
+	backups bool          // the store may go back to before the account, to version 1, and to version 2, with which it begins
 	load    func(s *sim)
 }
 
@@ -77,6 +79,26 @@ var scenarios = []*scenario{
 			})
 		}
 	}},
+	{name: "crowd", workers: 2, left: -time.Second, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 1)
+			s.ask(w, 1)
+		}
+	}},
+	{name: "ends", workers: 2, left: time.Minute, ends: true, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 2)
+		}
+	}},
+	{name: "delete", workers: 2, left: -time.Second, load: func(s *sim) {
+		s.ask(s.workers[0], 1)
+		s.task("delete and put again at "+s.workers[1].name, func(ctx context.Context) { s.deleteAndPut(ctx, s.workers[1]) })
+	}},
+	{name: "backup", workers: 2, left: -time.Second, backups: true, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.ask(w, 1)
+		}
+	}},
 }
 
 // skews are how far the workers' wall clocks are off.
@@ -96,7 +118,7 @@ var sealer = func() *seal.Sealer {
 
 func newSim(sc *scenario) *sim {
 	s := &sim{scenario: sc, sealer: sealer, ctx: context.Background()}
-	s.check = check{s: s, heardBy: map[*worker]account.Version{}, issued: map[string]time.Duration{}, beat: map[string]time.Duration{}}
+	s.check = newCheck(s)
 	cfg := oauthtest.Config{TTL: tokenTTL, Deterministic: true, Now: func() time.Time {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -104,7 +126,7 @@ func newSim(sc *scenario) *sim {
 	}}
 	def := oauth.Definition{
 		TokenURL: "http://127.0.0.1/token", ClientID: "c", Auth: oauth.AuthNone, Encoding: oauth.EncodingForm, Timeout: patience,
-		DeadGrantErrors: []string{"invalid_grant"}, MaxConcurrent: 8, ServeWhileRefreshing: true, ExtraFields: []string{"project_id"},
+		DeadGrantErrors: []string{"invalid_grant"}, MaxConcurrent: 8, ServeWhileRefreshing: !sc.ends, ExtraFields: []string{"project_id"},
 	}
 	if sc.grace {
 		cfg.ReuseGrace, def.ReuseGrace = time.Hour, time.Hour
@@ -149,6 +171,13 @@ func (s *sim) start(spool *memory.Journal) *worker {
 func (s *sim) login(ctx context.Context, w *worker, left time.Duration) {
 	s.check.login()
 	access, refresh := s.endpoint.NewGrant("a")
+	if err := s.put(ctx, w, access, refresh, left); err != nil {
+		// The person is told and logs in again; here the login may be lost.
+		s.check.excuse()
+	}
+}
+
+func (s *sim) put(ctx context.Context, w *worker, access, refresh string, left time.Duration) error {
 	body, err := json.Marshal(map[string]any{"platform": "demo", "id": "a", "type": "oauth", "credentials": map[string]any{
 		"access_token": access, "refresh_token": refresh, "expires_at": time.Unix(epoch, 0).Add(s.elapsed() + left).Format(time.RFC3339Nano),
 	}})
@@ -159,10 +188,39 @@ func (s *sim) login(ctx context.Context, w *worker, left time.Duration) {
 	if err != nil {
 		panic(err)
 	}
-	if _, err := w.p.Put(ctx, r); err != nil {
-		// The person is told and logs in again; here the login may be lost.
-		s.check.excuse()
+	_, err = w.p.Put(ctx, r)
+	return err
+}
+
+// deleteAndPut deletes the account and gives the fleet the login that it had,
+// as somebody does who hopes that this helps.
+func (s *sim) deleteAndPut(ctx context.Context, w *worker) {
+	access, refresh := s.endpoint.Current("a")
+	for range 3 {
+		if _, err := w.p.Delete(ctx, events.KeyRequest{Platform: "demo", ID: "a"}); err == nil {
+			break
+		}
 	}
+	for range 3 {
+		if err := s.put(ctx, w, access, refresh, -time.Second); err == nil {
+			return
+		}
+	}
+}
+
+// prepareBackups rotates once, and keeps what the store had before each step.
+func (s *sim) prepareBackups() {
+	keep := func(of string) {
+		docs := s.store.Snapshot()
+		s.backups = append(s.backups, &backup{of, docs})
+	}
+	s.backups = append(s.backups, &backup{"before the account was there", nil})
+	keep("version 1")
+	if _, err, _ := s.final(s.workers[0]); err != nil {
+		panic(err)
+	}
+	s.settle(tokenTTL + clocksApart)
+	keep("version 2")
 }
 
 // ask makes n requests one after the other, as one asker: it remembers the
@@ -177,17 +235,12 @@ func (s *sim) ask(w *worker, n int) {
 }
 
 func (s *sim) token(ctx context.Context, w *worker, req events.TokenRequest, seen account.Version) account.Version {
-	floor := s.check.floor(w)
-	faults := s.spent
-	living := s.scenario.left > rotation.DefaultTiming().MinTTL && w.skew == 0 && req == (events.TokenRequest{MinVersion: seen})
+	q := s.check.asks(w, req, seen)
 	r, err := w.p.Token(ctx, theKey, req)
 	if w.dead || ctx.Err() != nil {
 		return 0
 	}
-	s.check.reply(w, floor, seen, r, err)
-	if err != nil && living && faults == s.spent && s.elapsed() < time.Second {
-		s.check.denied(w, err)
-	}
+	s.check.reply(q, r, err)
 	return r.Version
 }
 
@@ -207,6 +260,9 @@ func play(t *testing.T, sc *scenario, deviate map[int]int, random func(int) int,
 		s.free = true // the first login is no part of the schedule
 		s.login(s.ctx, s.workers[0], sc.left)
 		s.settle(0)
+		if sc.backups {
+			s.prepareBackups()
+		}
 		s.mu.Lock()
 		s.free = false
 		s.mu.Unlock()
@@ -227,24 +283,43 @@ func (s *sim) heal() {
 	defer s.stop(cancel)
 	for _, w := range s.workers {
 		fresh := w
-		if w.dead {
+		if w.dead || w.stops {
 			fresh = s.start(w.spool)
 		}
 		go func() { _ = fresh.p.Run(ctx) }()
 	}
 	s.settle(4 * (leaseTTL + patience))
 	asker := s.workers[len(s.workers)-1]
-	for range 6 {
+	// What holds it up is a back-off by another's clock, or the silence of a lost
+	// worker.
+	for until := s.elapsed() + clocksApart + 6*(leaseTTL+patience); s.elapsed() < until; {
 		_, err, hangs := s.final(asker)
 		if hangs {
 			s.check.fail("nobody can go on: a request hangs")
 			return
 		}
-		if err == nil {
+		if err == nil || s.check.hopeless(err) {
 			break
 		}
-		s.settle(2 * (leaseTTL + patience)) // back-off, or the silence of a lost worker
+		s.settle(2 * (leaseTTL + patience))
 	}
+	if err := s.lookAtEnd(asker); !s.check.stuck(err) {
+		return
+	}
+	s.logf("--- a person logs in")
+	s.check.anew()
+	s.login(s.ctx, asker, -clocksApart)
+	if _, err, hangs := s.final(asker); err != nil || hangs {
+		s.check.fail("nobody can go on: a new login does not help (%v)", err)
+		return
+	}
+	s.settle(10 * time.Second) // what waited in a journal is settled
+	_ = s.lookAtEnd(asker)
+}
+
+// lookAtEnd makes the last requests and checks everything. It returns what the
+// last one got.
+func (s *sim) lookAtEnd(asker *worker) error {
 	var reply events.TokenReply
 	var err error
 	newest := false
@@ -257,6 +332,7 @@ func (s *sim) heal() {
 	}
 	s.settle(5 * time.Second) // and is announced
 	s.check.end(reply, err, newest)
+	return err
 }
 
 // final makes one request in the healed world.

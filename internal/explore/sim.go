@@ -37,6 +37,7 @@ const (
 	failBefore                // not done, reported as failed
 	failAfter                 // done, reported as failed
 	gone                      // its worker is dead: nothing is done
+	cancelled                 // its context has ended: nothing is done
 )
 
 // point is an operation that waits for the scheduler.
@@ -46,6 +47,7 @@ type point struct {
 	n      int // the worker's how-manieth
 	faults []verdict
 	decide chan verdict
+	left   chan struct{} // closed when nobody waits for the decision any more
 }
 
 // timer is a point that waits for the clock.
@@ -84,6 +86,9 @@ type sim struct {
 	leaseOf   *worker       // the last to take the lease
 	leaseEnds time.Duration // when it runs out, since nobody renews it; 0: it is renewed
 
+	backups  []*backup // of the store; one may be restored, once
+	restored bool
+
 	store    memory.Store
 	cache    memory.Cache
 	locker   memory.Locker
@@ -106,29 +111,58 @@ type worker struct {
 	spool  *memory.Journal // survives on its disk
 	dead   bool
 	frozen bool
+	stops  bool // it was told to stop and not to wait
 	ops    int
 	timers int
+	idle   time.Duration // that passed while it was frozen, or while the world did not answer it
+}
+
+// backup is what the store had at some time.
+type backup struct {
+	of   string
+	docs map[account.Key]account.Account
 }
 
 var errSim = errors.New("connection reset by the scheduler")
 
 // at is called by every port: it waits for the scheduler's decision.
-func (w *worker) at(op string, faults ...verdict) verdict {
+func (w *worker) at(ctx context.Context, op string, faults ...verdict) verdict {
 	s := w.s
 	s.mu.Lock()
 	if w.dead {
 		s.mu.Unlock()
 		return gone
 	}
+	if ctx.Err() != nil {
+		s.mu.Unlock()
+		return cancelled
+	}
 	if s.free {
 		s.mu.Unlock()
 		return doIt
 	}
 	w.ops++
-	p := &point{w, op, w.ops, faults, make(chan verdict)}
+	p := &point{w, op, w.ops, faults, make(chan verdict), make(chan struct{})}
 	s.points = append(s.points, p)
 	s.mu.Unlock()
-	return <-p.decide
+	select {
+	case v := <-p.decide:
+		return v
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.points = slices.DeleteFunc(s.points, func(q *point) bool { return q == p })
+		close(p.left)
+		return cancelled
+	}
+}
+
+// is tells the point what was decided.
+func (p *point) is(v verdict) {
+	select {
+	case p.decide <- v:
+	case <-p.left:
+	}
 }
 
 // choice is one thing that may happen next.
@@ -139,6 +173,7 @@ type choice struct {
 	t    *timer
 	w    *worker
 	r    *request
+	b    *backup
 }
 
 type kind int
@@ -149,7 +184,9 @@ const (
 	crashes
 	freezes
 	wakes
-	expires // the lease
+	stops    // without waiting for what runs
+	restores // a backup of the store
+	expires  // the lease
 	givesUp
 )
 
@@ -166,6 +203,10 @@ func (c choice) String() string {
 		return c.w.name + " freezes"
 	case wakes:
 		return c.w.name + " wakes up"
+	case stops:
+		return c.w.name + " is stopped"
+	case restores:
+		return "the store goes back to " + c.b.of
 	case expires:
 		return "the lease expires"
 	}
@@ -188,6 +229,10 @@ func (s *sim) do(c choice) {
 		s.freeze(c.w, true)
 	case wakes:
 		s.freeze(c.w, false)
+	case stops:
+		s.stopNow(c.w)
+	case restores:
+		s.restore(c.b)
 	case expires:
 		s.locker.Expire(theKey)
 	case givesUp:
@@ -296,6 +341,14 @@ func (s *sim) disasters(to []choice) []choice {
 		if !w.frozen {
 			to = append(to, choice{kind: freezes, w: w})
 		}
+		if !w.stops {
+			to = append(to, choice{kind: stops, w: w})
+		}
+	}
+	if !s.restored {
+		for _, b := range s.backups {
+			to = append(to, choice{kind: restores, b: b})
+		}
 	}
 	to = append(to, choice{kind: expires})
 	for _, r := range s.requests {
@@ -321,7 +374,7 @@ func (s *sim) release(p *point, v verdict) {
 	s.points = slices.DeleteFunc(s.points, func(q *point) bool { return q == p })
 	s.last = p.w
 	s.mu.Unlock()
-	p.decide <- v
+	p.is(v)
 }
 
 // nextTimer returns the timer that is due next; the caller holds mu.
@@ -340,6 +393,11 @@ func (s *sim) nextTimer() *timer {
 
 func (s *sim) fire(t *timer) {
 	s.mu.Lock()
+	for _, w := range s.workers {
+		if w.frozen || slices.ContainsFunc(s.points, func(p *point) bool { return p.w == w }) {
+			w.idle += max(0, t.at-s.now)
+		}
+	}
 	s.now = max(s.now, t.at)
 	s.timers = slices.DeleteFunc(s.timers, func(u *timer) bool { return u == t })
 	now := s.now
@@ -350,21 +408,59 @@ func (s *sim) fire(t *timer) {
 // crash kills a worker: what it waits for is never done, and whatever its
 // goroutines still try changes nothing.
 func (s *sim) crash(w *worker) {
+	mine := s.bury(w)
+	s.check.crashed(w, slices.ContainsFunc(mine, func(p *point) bool { return p.op == "spool stash" }))
+	for _, p := range mine {
+		p.is(gone)
+	}
+	s.abandon(w)
+}
+
+// bury marks w as dead and returns what it was waiting for.
+func (s *sim) bury(w *worker) (mine []*point) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	w.dead, w.frozen = true, false
-	var mine []*point
 	s.points = slices.DeleteFunc(s.points, func(p *point) bool {
 		if p.w == w {
 			mine = append(mine, p)
 		}
 		return p.w == w
 	})
+	return mine
+}
+
+// stopNow stops a worker that has no patience with what runs. What it still
+// does to save an outcome is up to the scheduler; when that is over the process
+// ends.
+func (s *sim) stopNow(w *worker) {
+	w.stops = true
+	ctx, cancel := context.WithCancel(s.ctx)
+	cancel()
+	go func() {
+		err := w.p.Close(ctx)
+		s.mu.Lock()
+		over := w.dead || s.free
+		s.mu.Unlock()
+		if over { // it crashed meanwhile, or the world was healed
+			return
+		}
+		mine := s.bury(w)
+		s.check.stopped(w, err)
+		for _, p := range mine {
+			p.is(gone)
+		}
+		s.abandon(w)
+	}()
+}
+
+// restore puts the store back to what it was.
+func (s *sim) restore(b *backup) {
+	s.mu.Lock()
+	s.restored = true
 	s.mu.Unlock()
-	s.check.crashed(w, slices.ContainsFunc(mine, func(p *point) bool { return p.op == "spool stash" }))
-	for _, p := range mine {
-		p.decide <- gone
-	}
-	s.abandon(w)
+	s.store.Restore(b.docs)
+	s.check.restored()
 }
 
 func (s *sim) freeze(w *worker, frozen bool) {
@@ -389,7 +485,7 @@ func (s *sim) settle(d time.Duration) {
 	}
 	s.mu.Unlock()
 	for _, p := range waiting {
-		p.decide <- doIt
+		p.is(doIt)
 	}
 	for {
 		synctest.Wait()
@@ -424,6 +520,7 @@ func (s *sim) task(name string, f func(ctx context.Context)) {
 		r.done = true
 		s.mu.Unlock()
 	}()
+	synctest.Wait() // each takes its first step in its turn
 }
 
 var theKey = func() account.Key {
