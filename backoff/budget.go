@@ -39,6 +39,9 @@ type BudgetConfig struct {
 	// AtOnce is how many calls run at once, and Waiting how many more may wait
 	// for their turn. Defaults 64 and 1024.
 	AtOnce, Waiting int
+	// Beside is a budget of the same dependency for other callers: what one
+	// learns of it both know. nil: there is none.
+	Beside *Budget
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 	// Rand gives the jitter, a number in [0, 1). Default rand.Float64.
@@ -77,14 +80,17 @@ func NewBudget(cfg BudgetConfig) (*Budget, error) {
 	if cfg.Timeout < 0 || cfg.Slow < 0 || cfg.AtOnce < 0 || cfg.Waiting < 0 {
 		return nil, fmt.Errorf("budget %s: nothing may be negative", cfg.Name)
 	}
-	breaker, err := NewBreaker(BreakerConfig{
+	b := &Budget{cfg: cfg, queue: make(chan struct{}, cfg.AtOnce+cfg.Waiting), slots: make(chan struct{}, cfg.AtOnce)}
+	if cfg.Beside != nil {
+		b.breaker = cfg.Beside.breaker
+		return b, nil
+	}
+	var err error
+	b.breaker, err = NewBreaker(BreakerConfig{
 		Failures: 3, Accounts: 1, Rand: cfg.Rand, ProbeTimeout: cfg.Timeout + time.Second,
 		Open: Policy{Base: 500 * time.Millisecond, Cap: 5 * time.Second, Floor: 100 * time.Millisecond},
 	})
-	if err != nil {
-		return nil, err
-	}
-	return &Budget{cfg, breaker, make(chan struct{}, cfg.AtOnce+cfg.Waiting), make(chan struct{}, cfg.AtOnce)}, nil
+	return b, err
 }
 
 // Do calls f, when it is its turn, and returns its error; or a [*SkippedError]

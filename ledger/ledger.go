@@ -60,14 +60,16 @@ type Ledger struct {
 // New returns a Ledger.
 func New(cfg Config) *Ledger {
 	l := &Ledger{cfg: cfg, log: cfg.Logger, l1: newL1(cfg.MaxL1)}
-	l.cache = l.budget("the shared cache", CacheTimeout)
-	l.check, l.stranger, l.first = l.budget("the account store", CacheTimeout), l.budget("the account store", StoreTimeout), l.budget("the account store", StoreTimeout)
+	l.cache = l.budget("the shared cache", CacheTimeout, nil)
+	l.stranger = l.budget("the account store", StoreTimeout, nil)
+	l.first = l.budget("the account store", StoreTimeout, l.stranger)
+	l.check = l.budget("the account store", CacheTimeout, l.stranger)
 	l.base, l.abort = context.WithCancel(context.Background())
 	return l
 }
 
-func (l *Ledger) budget(name string, timeout time.Duration) *backoff.Budget {
-	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Slow: CacheTimeout, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
+func (l *Ledger) budget(name string, timeout time.Duration, beside *backoff.Budget) *backoff.Budget {
+	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Slow: CacheTimeout, Beside: beside, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
 	if err != nil {
 		panic("ledger: " + err.Error()) // its defaults are valid
 	}

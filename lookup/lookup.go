@@ -136,7 +136,7 @@ func (d *Desk) judge(v *rotation.View, req events.TokenRequest, now time.Time) j
 
 // refreshBeside starts a refresh that nobody waits for.
 func (d *Desk) refreshBeside(v *rotation.View) {
-	d.cfg.Refresher.Refresh(v.Key, refresh.Want{Over: v.Version, Reason: events.ReasonRequest})
+	d.cfg.Refresher.Refresh(v.Key, refresh.Want{Over: v.Version, Reason: events.ReasonRequest, Beside: true})
 }
 
 // WireError turns whatever a request failed with into an error reply.

@@ -12,6 +12,7 @@ import (
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // hang makes every operation of a port wait until its caller gives up.
@@ -56,7 +57,7 @@ func TestP7HotAccountsDoNotWaitForWhatHangs(t *testing.T) {
 func TestP7WhatHangsIsLeftAlone(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()
-	const n = 40
+	const n = 12
 	for i := range n {
 		f.login(p, fmt.Sprint("x", i), 2*time.Hour)
 		f.token(p, fmt.Sprint("x", i), events.TokenRequest{})
@@ -80,8 +81,14 @@ func TestP7WhatHangsIsLeftAlone(t *testing.T) {
 	if got := calls.Load(); got > n {
 		t.Errorf("%d calls hung for %d requests, want them to be left alone but for a probe now and then", got, n)
 	}
-	// And a stranger is told at once.
-	f.refused(p, "stranger", events.TokenRequest{}, events.CodeUnavailable)
+	// And a stranger is told at once, or by the one that is the probe.
+	began := time.Now()
+	for range 3 {
+		f.refused(p, "stranger", events.TokenRequest{}, events.CodeUnavailable)
+	}
+	if took := time.Since(began); took > 9*time.Second {
+		t.Errorf("three requests of a stranger took %s", took)
+	}
 }
 
 // Any number of requests for one account that does not exist costs at most one
@@ -155,4 +162,38 @@ func TestStormForManyUnknownAccounts(t *testing.T) {
 	if _, ok := p.Cached(key("hot"), events.TokenRequest{}); !ok {
 		t.Error("the storm drove a hot account out")
 	}
+}
+
+// A journal that holds more than it is good for ends all exchanges until it is
+// shorter: what comes of them could be saved nowhere.
+func TestP2AFullJournalEndsExchanges(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	const waiting = 21
+	p := f.worker(func(c *provider.Config) { c.MaxJournal = waiting - 1 })
+	f.login(p, "x", time.Millisecond)
+	for i := range waiting {
+		// Of accounts that the store doesn't have: they can be saved nowhere.
+		r := rotation.Record{Key: key(fmt.Sprint("n", i)), RotationID: "r", FromVersion: 1}
+		if err := f.journal.Put(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = p.Run(ctx) }()
+	defer func() { stop(); <-ran }()
+	eventually(t, "the worker has looked into the journal", func() bool { return p.Stats().JournalWaiting == waiting })
+	e := f.refused(p, "x", events.TokenRequest{}, events.CodeUnavailable)
+	if e.RetryAfter <= 0 || f.endpoint.Exchanges() != 0 {
+		t.Fatalf("retry_after %s after %d exchanges", e.RetryAfter, f.endpoint.Exchanges())
+	}
+	for i := range waiting {
+		if err := f.journal.Delete(t.Context(), key(fmt.Sprint("n", i)), "r"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "exchanges go on", func() bool {
+		_, err := p.Token(t.Context(), key("x"), events.TokenRequest{})
+		return err == nil
+	})
 }

@@ -41,6 +41,9 @@ type Config struct {
 	Backoff backoff.Policy
 	// MaxL1 bounds the accounts in L1; default 200,000.
 	MaxL1 int
+	// MaxJournal is how many answers may wait in the journals before nothing
+	// more is exchanged; default 10,000.
+	MaxJournal int
 
 	Clock  clock.Clock    // nil: the system's
 	Random func() float64 // in [0,1), for jitter; nil: math/rand
@@ -81,6 +84,9 @@ func (c Config) withDefaults() Config {
 	if c.MaxL1 <= 0 {
 		c.MaxL1 = 200_000
 	}
+	if c.MaxJournal <= 0 {
+		c.MaxJournal = 10_000
+	}
 	if c.Clock == nil {
 		c.Clock = clock.System{}
 	}
@@ -118,7 +124,7 @@ func New(cfg Config) (*Provider, error) {
 	})
 	p.refresher = refresh.New(refresh.Config{
 		Ledger: p.ledger, Store: cfg.Store, Locker: cfg.Locker, Journal: cfg.Journal, Spool: cfg.Spool, Endpoint: cfg.Endpoint, Sealer: cfg.Sealer,
-		WorkerID: cfg.WorkerID, Host: cfg.Host, Timing: cfg.Timing, Backoff: cfg.Backoff, Random: cfg.Random, Clock: cfg.Clock, Logger: cfg.Logger,
+		WorkerID: cfg.WorkerID, Host: cfg.Host, MaxJournal: cfg.MaxJournal, Timing: cfg.Timing, Backoff: cfg.Backoff, Random: cfg.Random, Clock: cfg.Clock, Logger: cfg.Logger,
 	})
 	p.Desk = lookup.New(lookup.Config{Ledger: p.ledger, Refresher: p.refresher, Timing: cfg.Timing, Clock: cfg.Clock, Logger: cfg.Logger})
 	p.Admin = accounts.New(accounts.Config{

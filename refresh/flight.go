@@ -17,6 +17,7 @@ type Want struct {
 	Operator bool // an operator asks: no hold on refreshes applies
 	Force    bool // and ends a wait in doubt
 	Join     bool // only wait for a rotation that runs; begin none
+	Beside   bool // nobody waits: not begun while very many run
 
 	due bool // over the version that is there, if its refresh is due
 }
@@ -138,6 +139,10 @@ func (fs *flights) prune(now time.Time, elapsed time.Duration) {
 	}
 }
 
+// maxBeside is how many flights may run for one more to begin that nobody
+// waits for.
+const maxBeside = 1024
+
 // Refresh starts or joins the account's refresh. One that failed a moment ago
 // and whose hold still runs is not started again. joined says that it ran
 // already, and may want less than w.
@@ -146,6 +151,9 @@ func (r *Refresher) Refresh(key account.Key, w Want) (fl *Flight, joined bool) {
 		if err := r.heldOff(key); err != nil {
 			return ended(err), false
 		}
+	}
+	if w.Beside && r.flights.running() >= maxBeside {
+		return ended(events.Unavailable(events.RetrySoon, "%s: this worker has very many refreshes to do", key)), false
 	}
 	if fl, joined = r.flights.start(key, func(news <-chan struct{}) error { return r.fly(key, w, news) }); fl == nil {
 		return ended(errStopping()), false

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/ledger"
@@ -105,6 +106,9 @@ func (r *Refresher) replay(ctx context.Context, rec rotation.Record) error {
 	return nil
 }
 
+// replayAtOnce is how many records one look takes on.
+const replayAtOnce = 512
+
 // ReplayAll settles everything that waits anywhere, each account in its own
 // flight so that it can't meet an exchange that runs.
 func (r *Refresher) ReplayAll(ctx context.Context) {
@@ -113,6 +117,10 @@ func (r *Refresher) ReplayAll(ctx context.Context) {
 		r.log.Warn("journal is not readable in full", "error", err)
 	}
 	r.stats.waiting.Store(int64(len(records)))
+	if len(records) > replayAtOnce { // the rest another time, in no order that lets one stand before others for ever
+		rand.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+		records = records[:replayAtOnce]
+	}
 	for _, rec := range records {
 		r.flights.start(rec.Key, func(<-chan struct{}) error {
 			_, err := r.replayAccount(r.base, rec.Key, "")

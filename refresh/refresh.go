@@ -227,8 +227,14 @@ func (f *flying) blocked(cause error) error {
 	return f.hold(f.cfg.Timing.LeaseTTL, "a journal record can't be read; nothing is sent before it can")
 }
 
+// journalFull is how long a refresh is held off that met a full journal.
+const journalFull = time.Second
+
 // begin writes the rotation's record and, if it won, makes the exchange.
 func (f *flying) begin(ctx context.Context) (again bool, err error) {
+	if f.stats.waiting.Load() > int64(f.cfg.MaxJournal) {
+		return false, f.hold(journalFull, "more answers wait in the journal than it is good for; nothing more is exchanged before the account store takes them")
+	}
 	pass, err := f.enter(ctx)
 	if err != nil {
 		return false, err

@@ -29,6 +29,7 @@ type Config struct {
 	Sealer   ledger.Sealer
 
 	WorkerID, Host string
+	MaxJournal     int // records that wait beyond which nothing more is exchanged
 	Timing         rotation.Timing
 	Backoff        backoff.Policy // spaces the attempts on one account
 	Random         func() float64 // in [0,1)
