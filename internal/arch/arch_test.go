@@ -50,6 +50,7 @@ var layers = []struct {
 	{"cmd/worker", "account accounts backoff clock events failpoint ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv natskv bus"},
 	// Test suites: whoever runs them has what they need.
 	{"oauth/oauthtest", "account refresh rotation"},
+	{"client/clienttest", "account backoff events client"},
 	{"ledger/storetest", "account events ledger"},
 	{"ledger/cachetest", "account events ledger"},
 	{"refresh/journaltest", "account events refresh rotation"},
