@@ -41,7 +41,7 @@ func plainly(stream string, err error) string {
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return "no server answers for stream " + stream + ": too few of those that hold it are up, or their JetStream is off (as after a full disk), or the stream was removed; start or restart the servers"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return "no answer from JetStream in time"
+		return "no answer from JetStream in time; if that lasts, see the log of nats-server (after a full disk it takes no writes until it is restarted)"
 	case errors.Is(err, nats.ErrMaxPayload):
 		return "it is larger than the NATS servers allow: raise their max_payload"
 	}

@@ -3,6 +3,8 @@ package natskv_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -183,4 +185,82 @@ func (s *split) healed(t *testing.T, rev account.Rev, owner string) {
 		records, err := s.aloneJ.Records(ctx, s.key)
 		return err == nil && len(records) == 1
 	})
+}
+
+// TestLeaderLost: the server that leads everything stops while workers write.
+// Each version of a document still has one successor, and each lease one
+// holder.
+func TestLeaderLost(t *testing.T) {
+	t.Parallel()
+	cluster := rig.NewNATSCluster(t, 3)
+	c := config(cluster.Connect(1))
+	c.Replicas, c.LeaseTTL, c.Timeout = 3, time.Minute, 2*time.Second
+	key, first := mustKey("openai.a"), newStore(t, c)
+	newLeases(t, c)
+	must(t, first.Create(t.Context(), storetest.Minimal(key)))
+	for _, bucket := range []string{"ACCOUNTS", "LEASES"} {
+		cluster.MoveLeader("KV_"+c.Prefix+"_"+bucket, 0)
+	}
+	const before, after = 50, 100
+	var mu sync.Mutex
+	heirs, holder, unknown := map[account.Rev]string{}, "", 0
+	half := make(chan struct{})
+	stopped := make(chan struct{})
+	var wg sync.WaitGroup
+	work := func(me string, s *natskv.Store, l *natskv.Leases) {
+		retry := time.NewTicker(10 * time.Millisecond)
+		defer retry.Stop()
+		for n := 0; ; n++ {
+			mu.Lock()
+			done := len(heirs) >= after
+			mu.Unlock()
+			if done || t.Context().Err() != nil {
+				return
+			}
+			a, err := s.Get(t.Context(), key)
+			if err != nil {
+				<-retry.C // no leader for the moment
+				continue
+			}
+			id := fmt.Sprint(me, n)
+			_, err = s.Update(t.Context(), key, account.Guard{Rev: a.Rev}, account.Change{
+				BumpRev: true, Fields: account.FieldLastRotation, To: account.Account{LastRotationID: id},
+			})
+			tok, leased := l.Acquire(t.Context(), key.String(), id)
+			mu.Lock()
+			switch {
+			case err == nil:
+				if other := heirs[a.Rev]; other != "" {
+					t.Errorf("rev %d was replaced by %s and by %s", a.Rev, other, id)
+				}
+				if heirs[a.Rev] = id; len(heirs) == before {
+					close(half)
+				}
+			case !errors.Is(err, ledger.ErrConflict):
+				unknown++
+			}
+			if leased == nil {
+				if holder != "" {
+					t.Errorf("%s has the lease of %s", id, holder)
+				}
+				holder = tok.Owner
+			}
+			mu.Unlock()
+		}
+	}
+	for i := range 4 {
+		c := c
+		c.JetStream = cluster.Connect(1 + i%2)
+		s, l := newStore(t, c), newLeases(t, c)
+		wg.Go(func() { work(fmt.Sprint("w", i, "-"), s, l) })
+	}
+	wg.Go(func() { <-half; cluster.Stop(0); close(stopped) })
+	wg.Wait()
+	<-stopped
+	got, err := first.Get(t.Context(), key)
+	must(t, err)
+	if n := len(heirs); int(got.Rev) < 1+n || int(got.Rev) > 1+n+unknown {
+		t.Errorf("got rev %d after %d updates and %d of unknown outcome", got.Rev, n, unknown)
+	}
+	t.Logf("%d updates, %d of unknown outcome, rev %d", len(heirs), unknown, got.Rev)
 }
