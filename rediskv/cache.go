@@ -52,14 +52,13 @@ func (c *Cache) Get(ctx context.Context, key account.Key) (ledger.Entry, error) 
 }
 
 func (c *Cache) get(ctx context.Context, key account.Key) (ledger.Entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.client.timeout)
-	defer cancel()
-	if err := ctx.Err(); err != nil {
-		return ledger.Entry{}, err
-	}
-	fields, err := c.client.redis.HMGet(ctx, c.client.key("cache", key.String()), "rev", "version", "until", "value").Result()
+	var fields []any
+	err := c.client.call(ctx, func(ctx context.Context) (err error) {
+		fields, err = c.client.redis.HMGet(ctx, c.client.key("cache", key.String()), "rev", "version", "until", "value").Result()
+		return err
+	})
 	if err != nil {
-		return ledger.Entry{}, explain(ctx, err)
+		return ledger.Entry{}, err
 	}
 	if fields[0] == nil {
 		return ledger.Entry{}, ledger.ErrNotFound

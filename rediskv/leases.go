@@ -2,7 +2,6 @@ package rediskv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -87,18 +86,20 @@ func (l *Leases) run(ctx context.Context, script *redis.Script, name string, no 
 
 // Read implements lease.Backend.
 func (l *Leases) Read(ctx context.Context, name string) (lease.Token, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.client.timeout)
-	defer cancel()
-	err := ctx.Err()
+	var owner string
+	missing := false
+	err := l.client.call(ctx, func(ctx context.Context) (err error) {
+		owner, err = l.client.redis.Get(ctx, l.client.key("lease", name)).Result()
+		if missing = err == redis.Nil; missing { // not errors.Is: a Sentinel's "no such master" wraps it
+			return nil
+		}
+		return err
+	})
+	if missing {
+		err = ledger.ErrNotFound
+	}
 	if err != nil {
 		return lease.Token{}, fmt.Errorf("read lease on %s: %w", name, err)
-	}
-	owner, err := l.client.redis.Get(ctx, l.client.key("lease", name)).Result()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return lease.Token{}, fmt.Errorf("read lease on %s: %w", name, ledger.ErrNotFound)
-	case err != nil:
-		return lease.Token{}, fmt.Errorf("read lease on %s: %w", name, explain(ctx, err))
 	}
 	return lease.Token{Owner: owner}, nil
 }
