@@ -122,8 +122,33 @@ func encode(a account.Account) document {
 	return d
 }
 
+// known is true of documents whose form this program knows. Those of schema
+// version 0, or of none, come from other programs and have the form of 1: so
+// it is enough that each write sets the version, whatever else it sets. That
+// ends with version 2, whose first write of an older document must write all
+// of it.
+var known = bson.E{Key: "schema_version", Value: bson.D{{Key: "$not", Value: bson.D{{Key: "$gt", Value: int64(account.SchemaVersion)}}}}}
+
+// checkSchema returns ErrNewer unless the document's form is known. It says so
+// before anything else of the document is read.
+func checkSchema(raw bson.Raw) error {
+	var d struct {
+		SchemaVersion float64 `bson:"schema_version"`
+	}
+	if err := bson.Unmarshal(raw, &d); err != nil {
+		return err
+	}
+	if d.SchemaVersion > account.SchemaVersion {
+		return fmt.Errorf("%w: its schema version is %v, this worker knows %d; upgrade this worker", ErrNewer, d.SchemaVersion, account.SchemaVersion)
+	}
+	return nil
+}
+
 // decode returns the account of a document.
 func decode(raw bson.Raw) (account.Account, error) {
+	if err := checkSchema(raw); err != nil {
+		return account.Account{}, err
+	}
 	var d document
 	if err := bson.Unmarshal(raw, &d); err != nil {
 		return account.Account{}, err

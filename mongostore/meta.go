@@ -24,11 +24,13 @@ func (s *Store) CheckValue(ctx context.Context, name string, create []byte) ([]b
 	}
 	switch {
 	case errors.Is(err, mongo.ErrNoDocuments):
-		return nil, fmt.Errorf("check value %s: %w", name, ledger.ErrNotFound)
+		err = ledger.ErrNotFound
 	case err != nil:
-		return nil, fmt.Errorf("check value %s: %w", name, explain(err))
+		err = s.explain(err)
+	default:
+		return value, nil
 	}
-	return value, nil
+	return nil, fmt.Errorf("check value %s: %w", name, err)
 }
 
 type metaDocument struct {
@@ -48,7 +50,7 @@ func (s *Store) createMeta(ctx context.Context, name string, value []byte) ([]by
 	err := s.meta.FindOneAndUpdate(ctx, bson.D{{Key: "_id", Value: name}},
 		bson.D{{Key: "$setOnInsert", Value: bson.D{{Key: "value", Value: value}}}},
 		options.FindOneAndUpdate().SetUpsert(true).SetReturnDocument(options.After)).Decode(&d)
-	if mongo.IsDuplicateKeyError(err) { // another caller was quicker
+	if judge(err) == duplicate { // another caller was quicker
 		if d.Value, err = s.readMeta(ctx, name); errors.Is(err, mongo.ErrNoDocuments) {
 			err = errors.New("another worker is storing it, and no majority has it yet")
 		}

@@ -2,6 +2,7 @@ package mongostore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,21 +15,23 @@ import (
 
 var notDeleted = bson.E{Key: "deleted_at", Value: bson.D{{Key: "$exists", Value: false}}}
 
-// Due implements ledger.Store.
+// Due implements ledger.Store. Documents of newer workers are theirs to
+// refresh, and left out.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
 	return s.keys(ctx, "list due accounts", bson.D{
 		{Key: "status", Value: string(account.Active)},
 		{Key: "refresh_at", Value: bson.D{{Key: "$lte", Value: now}}},
-		notDeleted,
+		notDeleted, known,
 	}, bson.D{{Key: "refresh_at", Value: 1}}, limit)
 }
 
-// Pending implements ledger.Store.
+// Pending implements ledger.Store. Documents of newer workers are left out.
 func (s *Store) Pending(ctx context.Context, limit int) ([]account.Key, error) {
-	return s.keys(ctx, "list pending announcements", bson.D{{Key: "announce_pending", Value: true}}, nil, limit)
+	return s.keys(ctx, "list pending announcements", bson.D{{Key: "announce_pending", Value: true}, known}, nil, limit)
 }
 
-// List implements ledger.Store.
+// List implements ledger.Store. A document of a newer worker is an error: a
+// list without it would be taken for the whole.
 func (s *Store) List(ctx context.Context, q ledger.ListQuery) ([]account.Account, error) {
 	ids := bson.D{}
 	if q.Platform != "" {
@@ -89,13 +92,17 @@ func (s *Store) find(ctx context.Context, filter bson.D, opts *options.FindOptio
 	defer cancel()
 	cursor, err := s.listing.Find(ctx, filter, opts)
 	if err != nil {
-		return explain(err)
+		return s.explain(err)
 	}
 	defer func() { _ = cursor.Close(ctx) }() // at worst the server forgets it later
 	for cursor.Next(ctx) {
-		if err := read(cursor.Current); err != nil {
+		err := read(cursor.Current)
+		if errors.Is(err, ErrNewer) {
+			return fmt.Errorf("account %v: %w", cursor.Current.Lookup("_id"), err)
+		}
+		if err != nil {
 			s.log.WarnContext(ctx, "account document can't be read", "id", cursor.Current.Lookup("_id").String(), "error", err)
 		}
 	}
-	return explain(cursor.Err())
+	return s.explain(cursor.Err())
 }

@@ -28,10 +28,10 @@ var groups = []struct {
 	{account.FieldRev, []string{"rev"}},
 }
 
-// filter returns the condition that the document of key exists and that the
-// guard holds of it, as [account.Guard.Holds] has it.
+// filter returns the condition that the document of key exists, that its form
+// is known, and that the guard holds of it, as [account.Guard.Holds] has it.
 func filter(key account.Key, g account.Guard) bson.D {
-	f := bson.D{{Key: "_id", Value: key.String()}}
+	f := bson.D{{Key: "_id", Value: key.String()}, known}
 	if g.Version != 0 {
 		f = append(f, bson.E{Key: "version", Value: int64(g.Version)})
 	}

@@ -1,6 +1,8 @@
 package mongostore_test
 
 import (
+	"errors"
+	"net"
 	"strings"
 	"testing"
 
@@ -34,7 +36,13 @@ func TestURL(t *testing.T) {
 		{"reads from secondaries", "mongodb://h/db?readPreference=nearest", "option readPreference must be primary"},
 		{"weak reads", "mongodb://h/db?readConcernLevel=local", "must be majority or linearizable"},
 		{"wrong timeout", "mongodb://h/db?timeoutMS=0", "timeoutMS"},
-		{"all problems at once", "mongodb:///?w=1&x=2", "option w must be majority\nunknown option \"x\""},
+		{"MongoDB's own database", "mongodb://u:hunter2@h/admin", "the database \"admin\" is MongoDB's own: name another (users that are in it: authSource=admin)"},
+		{"long database", "mongodb://h/" + strings.Repeat("d", 64), "63 characters"},
+		{"what it is, without the secrets", "mongodb://u:hunter2@h1:1,h2:2/?tls=true&authMechanismProperties=AWS_SESSION_TOKEN:hunter2", `MongoDB URL "mongodb://***@h1:1,h2:2/?tls=true&authMechanismProperties=***": it names no database`},
+		{"secret in an unknown option", "mongodb://h/db?password=hunter2", `"mongodb://h/db?password=***": unknown option "password"`},
+		{"user instead of host, shown", "mongodb://u:hunter2/db?x=1", `"mongodb://u:***/db?x=***"`},
+		{"two replica sets", "mongodb://h/db?directConnection=true&loadBalanced=true", "direct"},
+		{"all problems at once", "mongodb:///?w=1&x=2", "option w must be majority\nunknown option \"x\": correct its name or take it out"},
 		{"unescaped @", "mongodb://u:hunter2@hunter2@h/db", "percent-encoded"},
 		{"unescaped /", "mongodb://u:hunter2/hunter2@h/db", "percent-encoded"},
 		{"unescaped ? with options", "mongodb://u:hunter2?hunter2@h/db?x=y", `unknown option "x"`},
@@ -57,7 +65,18 @@ func TestURL(t *testing.T) {
 			if strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("the error shows the password: %q", err)
 			}
+			if !errors.Is(err, mongostore.ErrConfig) || !mongostore.Final(err) {
+				t.Errorf("error %q is not final", err)
+			}
 		})
+	}
+}
+
+// Hosts that can't be looked up yet are nothing that only a person can end.
+func TestURLLookedUp(t *testing.T) {
+	_, err := mongostore.Open(t.Context(), mongostore.Config{URL: "mongodb+srv://u:hunter2@nobody.invalid/db"})
+	if _, ok := errors.AsType[*net.DNSError](err); !ok || mongostore.Final(err) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got error %v, want one of the name service", err)
 	}
 }
 
@@ -69,18 +88,21 @@ func TestNegativeTimeout(t *testing.T) {
 
 // Whatever is typed for a URL: no panic, and no password in the error.
 func FuzzURL(f *testing.F) {
-	f.Add("mongodb://u:hunter2@h/db?w=majority")
-	f.Add("mongodb://u:hunter2@h:1,h:2/db?tls=true&x")
-	f.Fuzz(func(t *testing.T, url string) {
-		if strings.HasPrefix(url, "mongodb+srv://") || strings.Contains(strings.ToLower(url), "file=") {
-			t.Skip() // looks something up
+	f.Add("mongodb", "u", "", "h/db?w=majority")
+	f.Add("mongodb", "u", "/?x@y", "h:1,h:2/db?tls=true&x")
+	f.Add("mongodb", "a%", ":", "[::1]:port/a.b?readPreference=nearest")
+	const secret = "hunter2"
+	f.Fuzz(func(t *testing.T, scheme, user, more, rest string) {
+		url := scheme + "://" + user + ":" + secret + more + "@" + rest
+		if strings.HasPrefix(url, "mongodb+srv://") || strings.Contains(strings.ToLower(url), "file=") || strings.Contains(scheme+user+more+rest, secret) {
+			t.Skip() // looks something up; or it isn't only the password
 		}
 		s, err := mongostore.Open(t.Context(), mongostore.Config{URL: url})
 		if err == nil {
 			_ = s.Close(t.Context())
 			return
 		}
-		if user, _, ok := strings.Cut(url, "@"); ok && strings.Contains(user, "hunter2") && strings.Contains(err.Error(), "hunter2") {
+		if strings.Contains(err.Error(), secret) {
 			t.Errorf("the error shows the password: %q", err)
 		}
 	})
