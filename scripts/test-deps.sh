@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests need besides Go: redis-server, the stand-in for
-# MongoDB (Maven, JDK 17 or later) and the OpenID provider (Node 20 or later).
+# MongoDB (Maven, JDK 17 or later), the OpenID provider (Node 20 or later), and
+# NATS libraries for the clients in other languages (Python 3.11 or later, Node).
 # What is built goes to .cache/ at the top of the repository. Running it again
 # does nothing and says nothing; `make test` runs it every time.
 set -eu
@@ -105,6 +106,33 @@ oidc() {
 	replace "$new" "$built"
 }
 
+snippets() {
+	src=$root/docs/snippets
+	built=$cache/snippets
+	if cmp -s "$src/package-lock.json" "$built/package-lock.json" && cmp -s "$src/requirements.txt" "$built/requirements.txt"; then
+		return 0
+	fi
+	remedy="install Node 20 or later with npm"
+	have node || die "node is missing: $remedy"
+	need Node 20 "$(node -v | sed -n 's/^v\([0-9]*\).*/\1/p')" "$remedy"
+	have npm || die "npm is missing: $remedy"
+	remedy="install Python 3.11 or later with pip"
+	have python3 || die "python3 is missing: $remedy"
+	need "Python 3's minor version" 11 "$(python3 -c 'import sys; print(sys.version_info[1])')" "$remedy"
+	python3 -m pip --version >/dev/null 2>&1 || die "pip is missing: $remedy"
+	say "installing the NATS libraries of the clients in other languages"
+	new=$(build_folder)
+	cp "$src/package.json" "$src/package-lock.json" "$src/requirements.txt" "$new/"
+	if ! (cd "$new" && npm ci --ignore-scripts --no-audit --no-fund &&
+		python3 -m pip install --disable-pip-version-check --no-deps --target python -r requirements.txt) >"$new/log" 2>&1; then
+		cat "$new/log" >&2
+		rm -rf "$new"
+		die "cannot install the NATS libraries (docs/snippets)"
+	fi
+	replace "$new" "$built"
+}
+
 redis
 mongostandin
 oidc
+snippets
