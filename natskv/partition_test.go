@@ -34,10 +34,11 @@ func newSplit(t *testing.T, leader bool) *split {
 	t.Helper()
 	s := &split{cluster: rig.NewNATSCluster(t, 3), key: mustKey("openai.a")}
 	s.c = config(s.cluster.Connect(1))
-	s.c.Replicas, s.c.LeaseTTL, s.c.Timeout = 3, time.Minute, 2*time.Second
+	s.c.Replicas, s.c.LeaseTTL = 3, time.Minute
 	far := s.c
 	far.JetStream = s.cluster.Connect(0)
 	s.most, s.mostJ, s.mostL, s.mostCh = newStore(t, s.c), newJournal(t, s.c), newLeases(t, s.c), newCache(t, s.c)
+	far.Timeout = time.Second // of calls that wait for nothing
 	s.alone, s.aloneJ, s.aloneL, s.aloneCache = newStore(t, far), newJournal(t, far), newLeases(t, far), newCache(t, far)
 	for _, bucket := range []string{"ACCOUNTS", "CACHE", "LEASES", "JOURNAL"} {
 		to := 0
@@ -60,8 +61,7 @@ func newSplit(t *testing.T, leader bool) *split {
 			return err == nil
 		})
 	}
-	_, err = s.alone.Get(t.Context(), s.key)
-	must(t, err)
+	eventually(t, "the store answers on server 0", func() bool { _, err := s.alone.Get(t.Context(), s.key); return err == nil })
 	s.cluster.Isolate()
 	return s
 }
@@ -177,8 +177,14 @@ func (s *split) healed(t *testing.T, rev account.Rev, owner string) {
 		return err == nil && e.Owner == owner
 	})
 	for name, store := range map[string]*natskv.Store{"server 0": s.alone, "server 1": s.most} {
-		if a, err := store.Get(ctx, s.key); err != nil || a.Rev != rev {
-			t.Errorf("%s: got rev %d and %v, want %d", name, a.Rev, err, rev)
+		var a account.Account
+		eventually(t, name+" has the account", func() bool {
+			var err error
+			a, err = store.Get(ctx, s.key)
+			return err == nil
+		})
+		if a.Rev != rev {
+			t.Errorf("%s: got rev %d, want %d", name, a.Rev, rev)
 		}
 	}
 	eventually(t, "server 0 finds the record", func() bool {
