@@ -141,6 +141,9 @@ func (c *check) end(r events.TokenReply, err error, newest bool) {
 	case c.logins == 1 && !c.resent && a.Status == account.ReauthRequired && a.LastError.Code != events.StatusRotationLost:
 		c.fail("P9: a lost answer is called %s", a.LastError.Code)
 	}
+	if a.LastError != nil && a.LastError.Code == events.StatusSecondWriter && !c.wentBack {
+		c.fail("P9: there is no second writer in this world, and the account has %v", *a.LastError)
+	}
 	if a.AnnouncePending {
 		c.fail("P4: version %d was never announced", a.Version)
 	}
