@@ -54,9 +54,19 @@ type Hooks struct {
 	Connected    func()               // the first time and again
 	Disconnected func(err error)      // err may be nil
 	Refused      func(err error)      // credentials were refused while reconnecting; is ErrCredentials
+	Forbidden    func(err error)      // the credentials' role does not permit what we tried
 	SlowConsumer func(subject string) // messages of a subscription were dropped
 	Closed       func(err error)      // for good; nil after Close
 }
+
+// FieldError says which field of a [Config] can't be used.
+type FieldError struct {
+	Field string // its name
+	Err   error
+}
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
+func (e *FieldError) Unwrap() error { return e.Err }
 
 // Connect connects to NATS. A server that can't be reached is no error: the
 // connection is made later, and whenever it is lost, for as long as it takes.
@@ -128,25 +138,25 @@ func (c Config) options(r *reporter) (nats.Options, error) {
 	r.install(&opts)
 
 	var problems []error
-	use := func(what string, o nats.Option, err error) {
+	use := func(field string, o nats.Option, err error) {
 		if err == nil {
 			err = o(&opts)
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", what, err))
+			problems = append(problems, &FieldError{field, err})
 		}
 	}
 	if c.InboxPrefix != "" {
-		use("inbox prefix", nats.CustomInboxPrefix(c.InboxPrefix), nil)
+		use("InboxPrefix", nats.CustomInboxPrefix(c.InboxPrefix), nil)
 	}
 	if c.Server != nil {
-		use("embedded server", nats.InProcessServer(c.Server), nil)
+		use("Server", nats.InProcessServer(c.Server), nil)
 	} else if len(c.URLs) == 0 {
-		problems = append(problems, errors.New("no server is named"))
+		problems = append(problems, &FieldError{"URLs", errors.New("no server is named")})
 	}
 	for _, u := range c.URLs {
 		if _, err := url.Parse(u); err != nil && strings.Contains(u, "://") { // it quotes the whole URL
-			problems = append(problems, fmt.Errorf("server %s: want nats://host:port or tls://host:port", redact(u)))
+			problems = append(problems, &FieldError{"URLs", fmt.Errorf("%s: want nats://host:port or tls://host:port", redact(u))})
 		}
 	}
 	c.credentials(use)
@@ -155,25 +165,25 @@ func (c Config) options(r *reporter) (nats.Options, error) {
 
 func (c Config) credentials(use func(string, nats.Option, error)) {
 	if c.Creds != "" && c.NKey != "" {
-		use("credentials", nil, errors.New("want a creds file or an nkey, not both"))
+		use("NKey", nil, errors.New("want a creds file or an nkey, not both"))
 	}
 	if c.Creds != "" {
-		use("creds file", nats.UserCredentials(c.Creds), checkCreds(c.Creds))
+		use("Creds", nats.UserCredentials(c.Creds), checkCreds(c.Creds))
 	}
 	if c.NKey != "" {
 		o, err := nats.NkeyOptionFromSeed(c.NKey)
 		if err != nil && fileThere(c.NKey) == nil {
 			err = fmt.Errorf("%s holds no user's nkey seed", c.NKey)
 		}
-		use("nkey", o, err)
+		use("NKey", o, err)
 	}
 	if c.CA != "" {
-		use("CA file", nats.RootCAs(c.CA), nil)
+		use("CA", nats.RootCAs(c.CA), nil)
 	}
 	if (c.Cert == "") != (c.Key == "") {
-		use("client certificate", nil, errors.New("want a certificate and its key, or neither"))
+		use("Cert", nil, errors.New("want a certificate and its key, or neither"))
 	} else if c.Cert != "" {
-		use("client certificate", nats.ClientCert(c.Cert, c.Key), nil)
+		use("Cert", nats.ClientCert(c.Cert, c.Key), nil)
 	}
 }
 

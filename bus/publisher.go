@@ -120,7 +120,7 @@ func (p *Publisher) LastBump(ctx context.Context, key account.Key) (events.Bump,
 
 func (p *Publisher) publish(ctx context.Context, msg *nats.Msg, stream string, opt jetstream.PublishOpt) error {
 	_, err := p.js.PublishMsg(ctx, msg, opt, jetstream.WithExpectStream(stream))
-	return err
+	return explain(stream, err)
 }
 
 var errUnreadable = errors.New("it can't be read")
@@ -130,7 +130,10 @@ var errUnreadable = errors.New("it can't be read")
 //
 // The library reads from whichever replica answers as soon as the stream
 // allows direct gets, which ours does for those who catch up; this asks the
-// leader.
+// leader. One that was deposed and hasn't noticed may answer with an older
+// bump. Bump then publishes with a sequence that the others refuse. LastBump
+// alone has no write behind it: for those seconds a store that was restored
+// from a backup may pass for current.
 func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
@@ -138,7 +141,7 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 	body, _ := json.Marshal(map[string]string{"last_by_subj": subject})
 	reply, err := p.cfg.Conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+events.StreamBumps, body)
 	if err != nil {
-		return events.Bump{}, 0, err
+		return events.Bump{}, 0, explain(events.StreamBumps, err)
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -154,7 +157,7 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
 			return events.Bump{}, 0, ledger.ErrNotFound
 		}
-		return events.Bump{}, 0, e
+		return events.Bump{}, 0, explain(events.StreamBumps, e)
 	}
 	b, err := events.DecodeBump(answer.Message.Data)
 	if err != nil {

@@ -107,7 +107,12 @@ func (r *reporter) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 			r.hooks.SlowConsumer(subject)
 		}
 	case errors.Is(err, nats.ErrPermissionViolation):
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.log.Error("NATS does not permit what we tried; check the credentials' role", "error", err)
+		if r.hooks.Forbidden != nil {
+			r.hooks.Forbidden(err)
+		}
 	default:
 		r.log.Warn("NATS reports an error", "error", err)
 	}

@@ -211,3 +211,34 @@ func TestP8NoSecretIsLeftInTheClear(t *testing.T) {
 		t.Error("the log has no debug lines, so that the scan proves little")
 	}
 }
+
+// Credentials that are let in and may not do what a worker must, and files that
+// hold none: one line that names the setting, and exit code 2.
+func TestProcessRefusesWrongCredentials(t *testing.T) {
+	dir := t.TempDir()
+	server, flags := natsFor(t, dir)
+	keyset := filepath.Join(dir, "keyset.json")
+	if _, err := seal.Create(keyset); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		file string
+		want string
+	}{
+		"a gateway's key":   {server.KeyFile(bus.RoleClient), "lacks a worker's permissions"},
+		"an operator's key": {server.KeyFile(bus.RoleOperator), "lacks a worker's permissions"},
+		"no key":            {write(t, "junk", "junk"), "holds no user's nkey seed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := spawn(t, t.TempDir(), append(flags, "--keyset", keyset, "--nats-nkey", c.file)...)
+			if code := p.ends(t); code != exitConfig {
+				t.Errorf("code %d, want %d\n%s", code, exitConfig, p.said())
+			}
+			lines := strings.Split(strings.TrimSpace(p.said()), "\n")
+			last := lines[len(lines)-1]
+			if !strings.HasPrefix(last, "worker: --nats-nkey (TOKENBUS_NATS_NKEY): ") || !strings.Contains(last, c.want) || !strings.Contains(last, c.file) {
+				t.Errorf("it says %q", last)
+			}
+		})
+	}
+}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,12 +75,22 @@ func (w *worker) connect(ctx context.Context) error {
 					w.fail(settingError("nats-url", err))
 				}
 			},
+			Forbidden: func(err error) {
+				select {
+				case <-w.serving: // it was permitted once; an administrator is at work
+				default:
+					w.fail(w.wrongRole(err))
+				}
+			},
 		},
 	}
 	if w.server == nil {
 		cfg.URLs = w.cfg.natsURLs()
 	}
 	conn, err := bus.Connect(cfg)
+	if field, ok := errors.AsType[*bus.FieldError](err); ok {
+		return settingError(cmp.Or(natsSettings[field.Field], "nats-url"), field.Err)
+	}
 	if err != nil {
 		return settingError("nats-url", err)
 	}
@@ -86,6 +98,22 @@ func (w *worker) connect(ctx context.Context) error {
 	w.onClose(conn.Close)
 	w.js, err = jetstream.New(conn)
 	return err
+}
+
+// natsSettings are the settings that fields of a [bus.Config] come from.
+var natsSettings = map[string]string{"URLs": "nats-url", "Creds": "nats-creds", "NKey": "nats-nkey", "CA": "nats-ca", "Cert": "nats-cert"}
+
+// wrongRole is the error of credentials that are let in and may not do what a
+// worker must.
+func (w *worker) wrongRole(err error) error {
+	setting, value := "nats-url", "its user"
+	switch {
+	case w.cfg.NATSNKey != "":
+		setting, value = "nats-nkey", strconv.Quote(w.cfg.NATSNKey)
+	case w.cfg.NATSCreds != "":
+		setting, value = "nats-creds", strconv.Quote(w.cfg.NATSCreds)
+	}
+	return settingError(setting, fmt.Errorf("%s lacks a worker's permissions (%w); give a worker's own credentials, such as worker.nk", value, err))
 }
 
 // watchNATS keeps the health of the connection up to date.
