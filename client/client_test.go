@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -306,46 +305,6 @@ func TestP3ClientNeverSeesAVersionFall(t *testing.T) {
 	check(t, err)
 	if got.Version != 6 || asked.Load() != 5 {
 		t.Errorf("version %d, asked for at least %d", got.Version, asked.Load())
-	}
-}
-
-// TestP3SlowAnswerIsAskedAgain: an answer that was overtaken by a newer one to
-// another request of the same client is not handed out.
-func TestP3SlowAnswerIsAskedAgain(t *testing.T) {
-	begun, release := make(chan struct{}), make(chan struct{})
-	var mu sync.Mutex
-	calls := 0
-	c := setUp(t, func(_ context.Context, k account.Key, req events.TokenRequest) (events.TokenReply, error) {
-		mu.Lock()
-		calls++
-		n := calls
-		mu.Unlock()
-		switch n {
-		case 1:
-			close(begun)
-			<-release
-			return replyOf(k, 1), nil
-		case 3:
-			if req.MinVersion != 2 {
-				t.Errorf("asked again for at least %d", req.MinVersion)
-			}
-		}
-		return replyOf(k, 2), nil
-	})
-	slow := make(chan client.Token, 1)
-	go func() {
-		got, err := c.Token(t.Context(), alice)
-		if err != nil {
-			t.Error(err)
-		}
-		slow <- got
-	}()
-	<-begun
-	_, err := c.Token(t.Context(), alice)
-	check(t, err)
-	close(release)
-	if got := <-slow; got.Version != 2 {
-		t.Errorf("version fell to %d", got.Version)
 	}
 }
 
