@@ -21,10 +21,11 @@ const (
 
 // putScript stores an entry unless one of the same or a higher rev is there.
 // Numbers in Lua are exact up to 2^53 only: revs are compared as text, first
-// by length. ARGV: rev, version, until, value, time to live in ms.
+// by length; what is no number is replaced. ARGV: rev, version, until, value,
+// time to live in ms.
 var putScript = redis.NewScript(`
 local old, new = redis.call('HGET', KEYS[1], 'rev'), ARGV[1]
-if old and (#old > #new or #old == #new and old >= new) then
+if old and not old:find('%D') and (#old > #new or #old == #new and old >= new) then
   return 0
 end
 redis.call('HSET', KEYS[1], 'rev', new, 'version', ARGV[2], 'until', ARGV[3], 'value', ARGV[4])
