@@ -17,7 +17,7 @@ import (
 func TestP7DegradedCache(t *testing.T) {
 	row(t, func(t *testing.T, f failure) {
 		fl := newFleet(t, config{workers: 2, patience: time.Minute})
-		hot, cold := fl.puts(4, strict, "hot", living), fl.puts(10, strict, "cold", living)
+		hot, cold := fl.inHand(strict), fl.puts(10, strict, "cold", living)
 		due := fl.puts(8, strict, "due", 0)
 		fl.play(scene{
 			begin: func() { f.breaks(t, fl.cache) }, end: func() { fl.cache.Heal(t) }, unready: []string{"cache"},

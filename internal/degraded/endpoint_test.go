@@ -25,7 +25,7 @@ func TestP7DegradedEndpoint(t *testing.T) {
 			platform = lenient
 		}
 		fl := newFleet(t, config{workers: 2, patience: patience})
-		hot, cold := fl.puts(4, platform, "hot", living), fl.puts(5, platform, "cold", living)
+		hot, cold := fl.inHand(platform), fl.puts(5, platform, "cold", living)
 		cold = append(cold, fl.puts(5, platform, "ending", ending)...)
 		due := fl.puts(12, platform, "due", 0)
 		fl.play(scene{

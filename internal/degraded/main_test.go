@@ -14,8 +14,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// atOnce is how many fleets run at once: they mostly wait.
-const atOnce = "4"
+// fleetsAtOnce is how many fleets run at once: they mostly wait.
+const fleetsAtOnce = "4"
 
 var programs string // the folder with the worker, once it is built
 
@@ -32,7 +32,7 @@ var build = sync.OnceValues(func() (path string, err error) {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f != nil {
-		_ = f.Value.Set(atOnce)
+		_ = f.Value.Set(fleetsAtOnce)
 	}
 	var err error
 	if programs, err = os.MkdirTemp("", "tokenbus-degraded-"); err != nil {

@@ -21,7 +21,7 @@ import (
 func TestP7DegradedNATS(t *testing.T) {
 	row(t, func(t *testing.T, f failure) {
 		fl := newFleet(t, config{workers: 2, patience: time.Minute})
-		hot, cold := fl.puts(4, strict, "hot", living), fl.puts(6, strict, "cold", living)
+		hot, cold := fl.inHand(strict), fl.puts(6, strict, "cold", living)
 		running := fl.put(heldStrict, "running", 0)
 		fl.begun(running)
 		fl.play(scene{

@@ -18,7 +18,7 @@ import (
 func TestP7DegradedStore(t *testing.T) {
 	row(t, func(t *testing.T, f failure) {
 		fl := newFleet(t, config{workers: 2, patience: time.Minute})
-		hot, cold := fl.puts(4, strict, "hot", living), fl.puts(10, strict, "cold", living)
+		hot, cold := fl.inHand(strict), fl.puts(10, strict, "cold", living)
 		due, answered := fl.puts(6, strict, "due", 0), fl.put(heldStrict, "answered", 0)
 		fl.begun(answered)
 		fl.play(scene{

@@ -21,7 +21,7 @@ import (
 func TestP7DegradedWorker(t *testing.T) {
 	row(t, func(t *testing.T, f failure) {
 		fl := newFleet(t, config{workers: 3, patience: time.Minute})
-		hot, cold := fl.puts(4, strict, "hot", living), fl.puts(6, strict, "cold", living)
+		hot, cold := fl.inHand(strict), fl.puts(6, strict, "cold", living)
 		lenientOne := fl.put(heldLenient, "lenient", 0)
 		victim := fl.forced(lenientOne)
 		strictOne := fl.forcedBy(victim)
