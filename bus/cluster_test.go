@@ -1,15 +1,9 @@
 package bus_test
 
 import (
-	"context"
-	"fmt"
-	"net"
-	"net/url"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -19,47 +13,12 @@ import (
 	testrig "github.com/tokenbus/tokenbus/internal/rig"
 )
 
-// cluster runs three servers and returns a connection to each.
-func cluster(t *testing.T) []*nats.Conn {
-	t.Helper()
-	var routes []*url.URL
-	for range 3 { // the servers must know each other before they start
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-		check(t, l.Close())
-	}
-	var out []*nats.Conn
-	for i, route := range routes {
-		s := testrig.NATS(t, func(o *server.Options) {
-			o.ServerName = fmt.Sprint("n", i)
-			host, port, _ := net.SplitHostPort(route.Host)
-			o.Cluster = server.ClusterOpts{Name: "test", Host: host}
-			_, err := fmt.Sscan(port, &o.Cluster.Port)
-			check(t, err)
-			o.Routes = routes
-		})
-		out = append(out, testrig.Connect(t, s))
-	}
-	return out
-}
-
 // TestP3RacingBumpsInACluster: streams get three replicas, and of bumps that
 // race over three servers the newest is the last on every one.
 func TestP3RacingBumpsInACluster(t *testing.T) {
-	conns := cluster(t)
-	js := stream(t, conns[0])
-	var err error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); { // a cluster takes a moment to find its leader
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		// Asked for, so that a cluster that is not complete yet is tried again.
-		err = bus.EnsureStreams(ctx, js, bus.StreamsConfig{Subjects: subjects(t), Replicas: 3})
-		cancel()
-		if err == nil {
-			break
-		}
-	}
-	check(t, err)
+	cluster := testrig.NewNATSCluster(t, 3)
+	conns := []*nats.Conn{cluster.Connect(0).Conn(), cluster.Connect(1).Conn(), cluster.Connect(2).Conn()}
+	js := streams(t, conns[0])
 	var log logs
 	check(t, bus.EnsureStreams(t.Context(), js, bus.StreamsConfig{Subjects: subjects(t), Logger: log.logger()}))
 	if log.String() != "" {

@@ -218,13 +218,13 @@ func TestStreamsAreAdoptedAsTheyAre(t *testing.T) {
 	nc := as(t, startServer(t), bus.RoleWorker)
 	js := stream(t, nc)
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: events.StreamBumps, Subjects: []string{"tokenbus.v1.bump.>", "more.>"}, MaxMsgsPerSubject: 5,
+		Name: events.StreamBumps, Subjects: []string{"tokenbus.v1.bump.>", "more.>"}, MaxMsgsPerSubject: 5, MaxConsumers: 100, AllowDirect: true,
 	})
 	check(t, err)
 	var log logs
 	cfg := bus.StreamsConfig{Subjects: subjects(t), Logger: log.logger()}
 	check(t, bus.EnsureStreams(t.Context(), js, cfg))
-	for _, setting := range []string{"max_msgs_per_subject", "allow_direct", "subjects"} {
+	for _, setting := range []string{"max_msgs_per_subject found=5 wanted=1", "max_consumers found=100", "subjects"} {
 		if !strings.Contains(log.String(), "setting="+setting) {
 			t.Errorf("no warning of %s in %s", setting, log.String())
 		}
