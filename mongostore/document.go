@@ -69,6 +69,7 @@ type rotation struct {
 	Attempts    int64                 `bson:"attempts"`
 	FirstStart  time.Time             `bson:"first_started_at,omitempty"`
 	NoAnswer    bool                  `bson:"no_answer,omitempty"`
+	EarlierOpen bool                  `bson:"earlier_open,omitempty"`
 }
 
 type lastError struct {
@@ -113,7 +114,7 @@ func encode(a account.Account) document {
 		d.Rotation = &rotation{
 			ID: r.ID, Worker: r.Worker, Host: r.Host, State: r.State,
 			FromVersion: int64(r.FromVersion), StartedAt: r.StartedAt, Heartbeat: r.Heartbeat,
-			LeaseTTL: newDuration(r.LeaseTTL), Attempts: int64(r.Attempts), FirstStart: r.FirstStartedAt, NoAnswer: r.NoAnswer,
+			LeaseTTL: newDuration(r.LeaseTTL), Attempts: int64(r.Attempts), FirstStart: r.FirstStartedAt, NoAnswer: r.NoAnswer, EarlierOpen: r.EarlierOpen,
 		}
 	}
 	if e := a.LastError; e != nil {
@@ -181,7 +182,7 @@ func decode(raw bson.Raw) (account.Account, error) {
 		a.Rotation = &account.Rotation{
 			ID: r.ID, Worker: r.Worker, Host: r.Host, State: r.State,
 			FromVersion: account.Version(r.FromVersion), StartedAt: r.StartedAt, Heartbeat: r.Heartbeat,
-			LeaseTTL: ttl, Attempts: int(r.Attempts), FirstStartedAt: r.FirstStart, NoAnswer: r.NoAnswer,
+			LeaseTTL: ttl, Attempts: int(r.Attempts), FirstStartedAt: r.FirstStart, NoAnswer: r.NoAnswer, EarlierOpen: r.EarlierOpen,
 		}
 	}
 	if e := d.LastError; e != nil {

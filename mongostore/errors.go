@@ -117,7 +117,7 @@ func judge(err error) class {
 		return misconfigured
 	case errors.Is(err, context.Canceled), mongo.IsTimeout(err):
 		return late
-	case mongo.IsNetworkError(err), is[net.Error](err), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case mongo.IsNetworkError(err), is[net.Error](err), isClosed(err):
 		return unreachable
 	}
 	return other
@@ -139,6 +139,8 @@ func refusesCertificate(err error) bool {
 func wrongCertificate(err error) bool {
 	return is[x509.HostnameError](err) || is[x509.UnknownAuthorityError](err)
 }
+
+func isClosed(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 func is[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
@@ -228,6 +230,20 @@ func (a *address) mismatch(host string, err error) string {
 	}
 }
 
+// silence says why the server at host doesn't answer. A server closes a
+// connection that speaks TLS without being asked to, or the reverse.
+func (a *address) silence(host string, err error) string {
+	text := host + ": " + reason(err)
+	switch {
+	case !isClosed(err):
+		return text
+	case a.tls:
+		return text + " (does it speak TLS, as the URL says?)"
+	default:
+		return text + " (does it want tls=true?)"
+	}
+}
+
 // reason returns an error in few words, without those that only say where it
 // passed through.
 func reason(err error) string {
@@ -255,7 +271,7 @@ func reason(err error) string {
 	switch {
 	case mongo.IsTimeout(err):
 		return "no answer"
-	case errors.Is(err, io.EOF):
+	case isClosed(err):
 		return "connection closed"
 	}
 	return strings.Join(strings.Fields(err.Error()), " ")

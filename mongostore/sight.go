@@ -78,7 +78,7 @@ func (v *sight) trouble(a address) (class, string) {
 			texts = append(texts, a.refusal(err))
 		default:
 			worst = min(worst, unreachable)
-			texts = append(texts, h+": "+reason(err))
+			texts = append(texts, a.silence(h, err))
 		}
 	}
 	if len(texts) == 0 {

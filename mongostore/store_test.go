@@ -138,6 +138,10 @@ func TestUnreachableAtStart(t *testing.T) {
 			t.Fatal("the store doesn't find the server that has come up")
 		}
 	}
+	proxy.Freeze()
+	if err := s.Ping(t.Context()); err == nil || strings.Contains(err.Error(), "out of reach") {
+		t.Errorf("ping of a server that is slow now, and was out of reach: %v", err)
+	}
 }
 
 type proxy struct {

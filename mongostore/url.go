@@ -50,6 +50,7 @@ type address struct {
 	user        string // "" without a login
 	authSource  string
 	replicaSet  string
+	tls         bool
 	readConcern *readconcern.ReadConcern
 	timeout     time.Duration // of the option timeoutMS; 0 if it isn't there
 	options     *options.ClientOptions
@@ -127,6 +128,7 @@ func (a *address) describe(scheme, hosts string, pairs []string) {
 	if a.options.ReplicaSet != nil {
 		a.replicaSet = *a.options.ReplicaSet
 	}
+	a.tls = a.options.TLSConfig != nil
 	who := ""
 	if auth := a.options.Auth; auth != nil {
 		a.user, a.authSource = auth.Username, auth.AuthSource

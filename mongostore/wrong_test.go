@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,6 +162,34 @@ func pingUntil(t *testing.T, s *mongostore.Store, enough func(error) bool) error
 	}
 }
 
+// hangUp returns the address of a server that closes connections at their
+// first byte.
+func hangUp(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				_, _ = c.Read(make([]byte, 4096)) // more than a handshake's first message: nothing is left unread
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
 func set(d bson.D, key string, value any) bson.D {
 	for i := range d {
 		if d[i].Key == key {
@@ -188,7 +217,10 @@ func TestOutOfReach(t *testing.T) {
 	}})
 	closing, closed := behind(t, opmsg.Config{})
 	closing.Next(1000, "hello isMaster", opmsg.Fault{})
+	hangsUp := hangUp(t)
 	for _, c := range []struct{ name, url, want string }{
+		{"TLS, but the server wants none", "mongodb://" + hangsUp + "/db?tls=true", "connection closed (does it speak TLS, as the URL says?)"},
+		{"no TLS, but the server wants it", "mongodb://" + tlsProxy.Addr() + "/db", "connection closed (does it want tls=true?)"},
 		{"nobody listens", "mongodb://" + nobody + "/db", nobody + ": dial: connect: connection refused"},
 		{"no such host", "mongodb://nobody.invalid/db", "nobody.invalid"},
 		{"one certificate is wrong, the other host is gone", "mongodb://" + tlsProxy.Addr() + "," + nobody + "/db?tls=true", "the certificate of MongoDB at"},
