@@ -505,3 +505,12 @@ func TestCallersConnectionStaysOpen(t *testing.T) {
 		t.Error("the caller's connection was closed")
 	}
 }
+
+// connectAs returns a connection of the role.
+func connectAs(t testing.TB, s *bus.Server, role bus.Role) *nats.Conn {
+	t.Helper()
+	nc, err := bus.Connect(bus.Config{URLs: []string{s.URL()}, NKey: s.KeyFile(role), InboxPrefix: bus.InboxPrefix(role)})
+	check(t, err)
+	t.Cleanup(nc.Close)
+	return nc
+}

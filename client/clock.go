@@ -43,24 +43,39 @@ func (c *coarse) coarse() instant {
 // at returns t as an instant.
 func (c *coarse) at(t time.Time) instant { return t.Sub(c.base) }
 
+// reading is one look at both clocks.
+type reading struct {
+	wall time.Time // without a monotonic reading
+	at   instant
+}
+
+func (c *coarse) read() reading {
+	t := c.now()
+	return reading{t.Round(0), c.at(t)}
+}
+
+// parted returns how far the clocks have parted since an earlier look.
+func (r reading) parted(before reading) time.Duration {
+	return (r.wall.Sub(before.wall) - (r.at - before.at)).Abs()
+}
+
 // run turns the clock until stop is closed, and calls jumped when the wall clock
 // has moved by itself.
-func (c *coarse) run(stop <-chan struct{}, jumped func()) {
+func (c *coarse) run(stop <-chan struct{}, read func() reading, jumped func()) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	before := c.now()
-	for {
+	for before := read(); ; {
 		select {
 		case <-stop:
 			return
 		case <-ticker.C:
 		}
-		t := c.now()
-		c.last.Store(int64(c.at(t)))
-		if parted := t.Round(0).Sub(before.Round(0)) - t.Sub(before); parted.Abs() > jump {
+		r := read()
+		c.last.Store(int64(r.at))
+		if r.parted(before) > jump {
 			jumped()
 		}
-		before = t
+		before = r
 	}
 }
 
