@@ -1,4 +1,4 @@
-import asyncio, datetime as dt, json, sys
+import datetime as dt, json
 import nats
 
 class TokenError(Exception):
@@ -67,10 +67,3 @@ class Tokens:
             token = await self.token(key, rejected=token["version"])
             answer = await api(token["access_token"])
         return answer
-
-async def main(url, seed_file, key):
-    token = await (await Tokens().connect(url, seed_file)).token(key)
-    print(key, "version", token["version"], "until", token.get("expires_at"))
-
-if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 
+	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/internal/rig"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
@@ -52,6 +54,8 @@ type fleet struct {
 	keys     string     // folder of the roles' keys
 	link     *rig.Proxy // between the clients and the server
 	operator *nats.Conn
+	listener *nats.Conn         // of a worker's role
+	requests *nats.Subscription // of the listener, to what the clients ask
 	subjects events.Subjects
 }
 
@@ -85,16 +89,58 @@ func startFleet(t *testing.T) *fleet {
 	if f.subjects, err = events.NewSubjects(events.DefaultPrefix); err != nil {
 		t.Fatal(err)
 	}
-	key, err := nats.NkeyOptionFromSeed(filepath.Join(f.keys, "operator.nk"))
-	if err != nil {
+	f.operator = f.dial(t, server.String(), "operator")
+	f.listener = f.dial(t, server.String(), "worker")
+	if f.requests, err = f.listener.SubscribeSync(f.subjects.AllRequests()); err != nil {
 		t.Fatal(err)
 	}
-	f.operator, err = nats.Connect(server.String(), key, nats.CustomInboxPrefix("_INBOX_operator"))
-	if err != nil {
+	if err := f.listener.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(f.operator.Close)
 	return f
+}
+
+// dial connects with the role's key.
+func (f *fleet) dial(t *testing.T, server, role string) *nats.Conn {
+	t.Helper()
+	key, err := nats.NkeyOptionFromSeed(filepath.Join(f.keys, role+".nk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nats.Connect(server, key, nats.CustomInboxPrefix("_INBOX_"+role))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// asked returns the min_version of each request that was made for the account.
+func (f *fleet) asked(t *testing.T, id string) []account.Version {
+	t.Helper()
+	if err := f.listener.Flush(); err != nil { // so that all have arrived
+		t.Fatal(err)
+	}
+	n, _, err := f.requests.Pending()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var versions []account.Version
+	for range n {
+		msg, err := f.requests.NextMsg(patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(msg.Subject, "."+id) {
+			continue
+		}
+		r, err := events.DecodeTokenRequest(msg.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		versions = append(versions, r.MinVersion)
+	}
+	return versions
 }
 
 // admin asks for a verb and returns the account.

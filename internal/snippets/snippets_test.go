@@ -3,10 +3,12 @@ package snippets_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 )
 
@@ -64,6 +66,10 @@ func TestSnippets(t *testing.T) {
 				access, _ := f.endpoint.Current("alice")
 				c.await(t, "test.alice", answer{Version: 3, Token: access})
 			})
+			// Look-ups between those were answered from what the client held.
+			if got := slices.Compact(f.asked(t, "alice")); !slices.Equal(got, []account.Version{0, 1, 2}) {
+				t.Errorf("the client asked for min_version %v", got)
+			}
 			t.Run("401", func(t *testing.T) {
 				_, refresh := f.endpoint.NewGrant("bob")
 				f.put(t, "bob", "of another time", refresh)
