@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -233,5 +234,23 @@ func TestBlackHole(t *testing.T) {
 				t.Errorf("Close took %v", took)
 			}
 		})
+	}
+}
+
+// TestGoneServer: a server that doesn't answer any more is given up in less
+// time than the driver's own patience of 30 s, and then the error says so.
+func TestGoneServer(t *testing.T) {
+	t.Parallel()
+	p := proxied(t)
+	s := open(t, mongostore.Config{URL: p.url, Timeout: 300 * time.Millisecond})
+	p.Freeze()
+	for began := time.Now(); ; {
+		err := s.Ping(t.Context())
+		if err != nil && strings.Contains(err.Error(), "MongoDB is out of reach: "+p.Addr()+": no answer") {
+			return
+		}
+		if time.Since(began) > 25*time.Second {
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		}
 	}
 }
