@@ -46,7 +46,7 @@ func TestAsyncAPISubjects(t *testing.T) {
 			t.Errorf("%s: no channel", subject)
 		}
 	}
-	for _, verb := range constants(t, ".", func(name, _ string) bool { return strings.HasPrefix(name, "Verb") }) {
+	for _, verb := range constants(t, ".", isVerb) {
 		match(subjects.Admin(verb))
 	}
 	for method, value := range reflect.ValueOf(subjects).Methods() {
@@ -83,7 +83,7 @@ func TestAsyncAPIValues(t *testing.T) {
 	} {
 		sameWords(t, schema, constants(t, of.dir, func(_, typ string) bool { return typ == of.typ }), c.Components.Schemas[schema].Enum)
 	}
-	codes := constants(t, ".", func(name, typ string) bool { return strings.HasPrefix(name, "Status") && typ == "" })
+	codes := constants(t, ".", isStatusCode)
 	sameWords(t, "StatusCode", codes, c.Components.Schemas["StatusCode"].Examples)
 	var numbers, header []string
 	for _, code := range c.Components.Schemas["Code"].Enum {
@@ -95,6 +95,31 @@ func TestAsyncAPIValues(t *testing.T) {
 	}
 	sameWords(t, events.HeaderErrorCode, numbers, header)
 }
+
+// Workers answer in the queue groups that the document names.
+func TestAsyncAPIQueueGroups(t *testing.T) {
+	c := readContract(t)
+	answers := 0
+	for name, operation := range c.Operations {
+		want := ""
+		if operation.Reply != nil {
+			answers++
+			want = events.AdminService
+			if operation.Channel.Ref == "#/channels/request" {
+				want = events.QueueGroup
+			}
+		}
+		if got := operation.Bindings.NATS.Queue; got != want {
+			t.Errorf("operation %s: queue %q, want %q", name, got, want)
+		}
+	}
+	if verbs := constants(t, ".", isVerb); answers != 1+len(verbs) {
+		t.Errorf("%d operations answer; there are token requests and the verbs %v", answers, verbs)
+	}
+}
+
+func isVerb(name, _ string) bool         { return strings.HasPrefix(name, "Verb") }
+func isStatusCode(name, typ string) bool { return strings.HasPrefix(name, "Status") && typ == "" }
 
 func sameWords(t *testing.T, what string, code, schema []string) {
 	t.Helper()

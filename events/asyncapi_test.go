@@ -20,6 +20,13 @@ type contract struct {
 	Channels map[string]struct {
 		Address string
 	}
+	Operations map[string]struct {
+		Channel  reference
+		Reply    *struct{ Channel reference }
+		Bindings struct {
+			NATS struct{ Queue string }
+		}
+	}
 	Components struct {
 		Messages map[string]message
 		Schemas  map[string]struct {

@@ -1,12 +1,15 @@
 package events_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/tokenbus/tokenbus/events"
 )
 
 // The examples of docs/protocol.md are golden files: what a reader copies is
@@ -24,12 +27,8 @@ func TestPageShowsGoldenFiles(t *testing.T) {
 		}
 		goldens[string(text)] = true
 	}
-	page, err := os.ReadFile(filepath.Join("..", "docs", "protocol.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	shown := map[string]int{}
-	for _, block := range regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(string(page), -1) {
+	for _, block := range regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(readPage(t), -1) {
 		language, text := block[1], block[2]
 		shown[language]++
 		switch language {
@@ -48,6 +47,40 @@ func TestPageShowsGoldenFiles(t *testing.T) {
 	}
 	if shown["json"] < 10 || shown[""] < 4 || shown["nats"] != 1 {
 		t.Errorf("found %v", shown)
+	}
+}
+
+func readPage(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "docs", "protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+// The page's tables have every error, status code, verb and stream.
+func TestPageTellsAll(t *testing.T) {
+	page := readPage(t)
+	var rows []string
+	for _, code := range constants(t, ".", func(_, typ string) bool { return typ == "Code" }) {
+		rows = append(rows, fmt.Sprintf("\n| `%s` | %d | ", code, events.Code(code).HTTPStatus()))
+	}
+	for _, verb := range constants(t, ".", isVerb) {
+		rows = append(rows, "\n| `"+verb+"` | ")
+	}
+	for _, stream := range []string{events.StreamEvents, events.StreamBumps} {
+		rows = append(rows, "\n| `"+stream+"` | ")
+	}
+	for _, row := range rows {
+		if !strings.Contains(page, row) {
+			t.Errorf("docs/protocol.md has no row%s", row)
+		}
+	}
+	for _, code := range constants(t, ".", isStatusCode) { // a row may have several
+		if !regexp.MustCompile("(?m)^\\| [^|]*`" + code + "`[^|]* \\| ").MatchString(page) {
+			t.Errorf("docs/protocol.md has no row for the status code %s", code)
+		}
 	}
 }
 
