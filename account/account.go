@@ -162,4 +162,7 @@ type Rotation struct {
 	// NoAnswer: the worker itself says that it can no longer be answered, so
 	// nobody needs to wait for its heartbeat to stop.
 	NoAnswer bool `json:"no_answer,omitempty"`
+	// EarlierOpen: an earlier attempt of this doubt was taken over so soon,
+	// within a grace period or by force, that its worker may still be answered.
+	EarlierOpen bool `json:"earlier_open,omitempty"`
 }

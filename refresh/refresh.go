@@ -252,7 +252,7 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 	case err != nil:
 		from = announced // what comes of it counts on from there
 	}
-	record, guard := rotation.Begin(&f.doc.Account, f.cfg.WorkerID, f.cfg.Host, f.ledger.Rules(f.key))
+	record, guard := rotation.Begin(&f.doc.Account, f.cfg.WorkerID, f.cfg.Host, f.look(), f.ledger.Rules(f.key))
 	if record.Attempts > 1 {
 		f.log.Warn("rotation taken over; the refresh token may be sent a second time", "account", f.key.String(),
 			"version", f.doc.Version, "holder", f.doc.Rotation.Worker, "attempt", record.Attempts)

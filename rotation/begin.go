@@ -12,7 +12,7 @@ import (
 // Begin returns the record of a new rotation and the guard under which it may
 // be written: the version that was read, and no rotation, or the very one that
 // is taken over, its heartbeat unchanged.
-func Begin(a *account.Account, worker, host string, r Rules) (*account.Rotation, account.Guard) {
+func Begin(a *account.Account, worker, host string, s Sight, r Rules) (*account.Rotation, account.Guard) {
 	record := &account.Rotation{
 		ID: rand.Text(), Worker: worker, Host: host, State: account.RotationBegun,
 		FromVersion: a.Version, StartedAt: Millis(r.Now), LeaseTTL: r.Timing.LeaseTTL, Attempts: 1,
@@ -24,6 +24,7 @@ func Begin(a *account.Account, worker, host string, r Rules) (*account.Rotation,
 		if record.FirstStartedAt = gone.FirstStartedAt; record.FirstStartedAt.IsZero() {
 			record.FirstStartedAt = gone.StartedAt
 		}
+		record.EarlierOpen = !gone.NoAnswer && s.Still < r.silence(gone)+r.Policy.Timeout
 	}
 	return record, guard
 }

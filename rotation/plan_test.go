@@ -163,7 +163,7 @@ func TestSighting(t *testing.T) {
 // that it takes over.
 func TestP1Begin(t *testing.T) {
 	a := healthy()
-	first, guard := rotation.Begin(a, "w1", "h1", rules())
+	first, guard := rotation.Begin(a, "w1", "h1", rotation.Sight{}, rules())
 	if !guard.Holds(a) || first.Attempts != 1 || first.FromVersion != a.Version || first.Worker != "w1" || first.Host != "h1" ||
 		first.State != account.RotationBegun || first.Heartbeat != 0 || first.NoAnswer || !first.FirstStartedAt.IsZero() || first.LeaseTTL != lease {
 		t.Errorf("begins %+v, guarded by %+v", first, guard)
@@ -174,9 +174,12 @@ func TestP1Begin(t *testing.T) {
 	}
 	r := rules()
 	r.Now = noon.Add(time.Hour)
-	second, guard := rotation.Begin(a, "w2", "h2", r)
+	second, guard := rotation.Begin(a, "w2", "h2", rotation.Sight{Still: time.Hour}, r)
 	if !guard.Holds(a) || second.Attempts != 2 || second.ID == first.ID || !second.FirstStartedAt.Equal(noon) {
 		t.Errorf("takes over with %+v, guarded by %+v", second, guard)
+	}
+	if second.EarlierOpen {
+		t.Error("a worker that is silent for an hour may still be answered")
 	}
 	beats := a.Clone()
 	beats.Rotation.Heartbeat++
@@ -185,8 +188,40 @@ func TestP1Begin(t *testing.T) {
 	}
 	a.Rotation = second
 	r.Now = noon.Add(2 * time.Hour)
-	if third, _ := rotation.Begin(a, "w3", "h3", r); third.Attempts != 3 || !third.FirstStartedAt.Equal(noon) {
+	if third, _ := rotation.Begin(a, "w3", "h3", rotation.Sight{Still: time.Hour}, r); third.Attempts != 3 || !third.FirstStartedAt.Equal(noon) {
 		t.Errorf("the third counts from %+v", third)
+	}
+}
+
+// A worker that is taken over before its own answer could no longer come may
+// still have it: what the next one knows of its own attempt doesn't end that.
+func TestP1TakenOverEarly(t *testing.T) {
+	for name, c := range map[string]struct {
+		still    time.Duration
+		noAnswer bool // the first worker itself says so
+		open     bool
+	}{
+		"in the grace period":              {still: 2 * time.Second, open: true},
+		"its answer could no longer come":  {still: time.Hour},
+		"it says itself that none can":     {still: 2 * time.Second, noAnswer: true},
+		"silent for the lease, not longer": {still: lease, open: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := sent()
+			a.Rotation.NoAnswer = c.noAnswer
+			second, _ := rotation.Begin(&a, "w2", "h2", rotation.Sight{Still: c.still}, rules())
+			if second.EarlierOpen != c.open {
+				t.Fatalf("earlier open: %v, want %v", second.EarlierOpen, c.open)
+			}
+			a.Rotation = second
+			rec := rotation.Record{Key: a.Key, RotationID: second.ID, FromVersion: a.Version, At: noon, From: account.Fingerprints{Access: a.Fingerprints.Access, Refresh: a.Fingerprints.Refresh}}
+			for _, outcome := range []rotation.Outcome{rotation.Transient, rotation.Unknown} {
+				e := rotation.Settle(&a, rec, rotation.Verdict{Outcome: outcome, Code: "x"}, rotation.Merged{}, rules())
+				if left := e.Change.To.Rotation; left == nil || left.NoAnswer == c.open {
+					t.Errorf("%s leaves %+v", outcome, left)
+				}
+			}
+		})
 	}
 }
 

@@ -185,7 +185,7 @@ func fail(a *account.Account, rec Record, v Verdict, r Rules) Ending {
 // brought nothing: the doubt, if there is any.
 func leftover(r *account.Rotation, o Outcome) *account.Rotation {
 	left := *r
-	left.State, left.NoAnswer = account.RotationInDoubt, true
+	left.State, left.NoAnswer = account.RotationInDoubt, !r.EarlierOpen
 	if o == Unknown {
 		return &left
 	}

@@ -25,7 +25,7 @@ func Full(key account.Key, n int) account.Account {
 		Rotation: &account.Rotation{
 			ID: text("rotation"), Worker: text("worker"), Host: text("host"), State: account.RotationInDoubt,
 			FromVersion: account.Version(n), StartedAt: at(5), Heartbeat: int64(10 + n),
-			LeaseTTL: time.Duration(n) * time.Second, Attempts: 1 + n, FirstStartedAt: at(11), NoAnswer: true,
+			LeaseTTL: time.Duration(n) * time.Second, Attempts: 1 + n, FirstStartedAt: at(11), NoAnswer: true, EarlierOpen: true,
 		},
 		LastRotationID: text("last"), ForcedStreak: 2 + n,
 		CooldownUntil: at(6), Failures: 3 + n,
