@@ -5,6 +5,7 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 E2E_STORM         ?= 60s
 E2E_RATE          ?= 5000
+SOAK              ?= 10m
 EXPLORE_SCHEDULES ?= 100000
 EXPLORE_TIME      ?= 10m
 CRASH_ROTATIONS   ?= 200
@@ -28,6 +29,10 @@ lint: ## check format and run the static checks
 .PHONY: storm
 storm: test-deps ## kill workers at random before a third party's authorization server (E2E_STORM, E2E_SEED)
 	TOKENBUS_TEST_REQUIRE=1 E2E_STORM=$(E2E_STORM) $(GO) test -race -count=1 -timeout 1h -v -run '^TestThirdPartyStorm$$' ./internal/e2e
+
+.PHONY: soak
+soak: test-deps ## random faults against a full stack, one every five seconds (SOAK, SOAK_SEED)
+	TOKENBUS_TEST_REQUIRE=1 SOAK=$(SOAK) $(GO) test -count=1 -timeout 2h -v -run '^TestSoak$$' ./internal/degraded
 
 .PHONY: rolling
 rolling: test-deps ## replace three workers one by one under load (E2E_RATE look-ups a second)

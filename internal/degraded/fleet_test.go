@@ -55,6 +55,7 @@ const (
 type config struct {
 	workers  int
 	patience time.Duration // with one exchange
+	ttl      time.Duration // of access tokens; 0: an hour
 }
 
 // fleet is the workers, what they depend on, and the ways there.
@@ -65,6 +66,7 @@ type fleet struct {
 
 	store, cache, token, nats *rig.Link // to MongoDB, Redis, the token endpoints, the NATS server
 	server                    *bus.Server
+	natsURL                   string // over the link
 	endpoints                 map[string]*oauthtest.Server
 	open                      chan struct{} // closed when held answers are released
 	release                   func()
@@ -112,6 +114,7 @@ func newFleet(t *testing.T, cfg config) *fleet {
 	fl.cache, redis = rig.LinkTo(t, redis)
 	var url string
 	fl.nats, url = rig.LinkTo(t, fl.server.URL())
+	fl.natsURL = url
 	fl.gateway, fl.cutOff = fl.connect(fl.server.URL()), fl.connect(url)
 	providers := fl.startEndpoints()
 	for i := range cfg.workers {
@@ -172,6 +175,7 @@ func (fl *fleet) startEndpoints() string {
 	for platform, cfg := range map[string]oauthtest.Config{
 		strict: {}, heldStrict: {}, lenient: {ReuseGrace: reuseGrace}, heldLenient: {ReuseGrace: reuseGrace},
 	} {
+		cfg.TTL = fl.cfg.ttl
 		s, err := oauthtest.New(cfg)
 		if err != nil {
 			fl.t.Fatal(err)
