@@ -63,7 +63,10 @@ func New(cfg Config) (*Client, error) {
 	c.ears = newEars(c)
 	c.link = newLink(c)
 	c.work.begin()
-	go func() { defer c.work.end(); c.clock.run(life.Done(), c.clock.read, func() { c.missed("the clock jumped") }) }()
+	go func() {
+		defer c.work.end()
+		c.clock.run(life.Done(), c.clock.read, func() { c.missed("the clock jumped") })
+	}()
 	c.close = sync.OnceFunc(func() {
 		end()
 		c.epoch.Add(1)

@@ -50,10 +50,8 @@ func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, er
 			return a.token, nil
 		}
 		err := c.await(wait.begin(), a.flight, a.verdict == shouldAsk)
-		if err == nil {
-			if a.entry.overtaken(a.flight.token) {
-				continue // ask for the newer version
-			}
+		again := err == nil && (a.entry.overtaken(a.flight.token) || a.joined && c.ended(a.flight.token))
+		if err == nil && !again {
 			a.entry.touch()
 			return a.flight.token, nil
 		}
@@ -61,7 +59,8 @@ func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, er
 		case ended && a.verdict == shouldAsk && c.life.Err() == nil:
 			return a.token, nil
 		case ended:
-			return Token{}, c.requestError(wait.begin(), key, err)
+			return Token{}, c.requestError(wait.begin(), key, wait.begin().Err())
+		case again:
 		case withdrawn(err):
 			return Token{}, err
 		case a.verdict == shouldAsk:
@@ -259,6 +258,12 @@ func (e *entry) overtaken(t Token) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return t.Version < e.seen
+}
+
+// ended reports whether the token has ended since a worker gave it, which is so
+// where the answer came before the machine was suspended.
+func (c *Client) ended(t Token) bool {
+	return !t.ExpiresAt.IsZero() && t.ExpiresAt.Sub(c.clock.now().Round(0)) <= lastMoment
 }
 
 // withdrawn reports whether the error says that there is to be no token,
