@@ -44,7 +44,8 @@ func (b *bucket) bound(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, b.timeout)
 }
 
-// read asks the stream's leader, also in a bucket that allows direct reads.
+// read asks the stream's leader, also in a bucket that allows direct reads. No
+// other server answers; the package comment says what that is worth.
 func (b *bucket) read(ctx context.Context, key string) (message, error) {
 	if err := ctx.Err(); err != nil {
 		return message{}, err

@@ -16,8 +16,8 @@ import (
 // Cache is the cache that all workers share, in one bucket. Lookups go to the
 // nearest replica; a put is a compare-and-set at the leader.
 //
-// An entry ends an hour past its Until where the server knows times to live of
-// single messages (from 2.11 on), else never.
+// An entry ends an hour past its Until where the bucket allows times to live of
+// single messages, as one that is made here does, else never.
 type Cache struct {
 	bucket *bucket
 }

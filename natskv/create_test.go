@@ -137,28 +137,54 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestServerTooOld: nothing is asked of a server that would ignore what it
-// doesn't know.
-func TestServerTooOld(t *testing.T) {
+// answering returns a connection to a server without JetStream, where somebody
+// gives these answers in its place, by subject, and how many requests were of
+// other subjects.
+func answering(t *testing.T, answers map[string]string) (jetstream.JetStream, *atomic.Int64) {
+	t.Helper()
 	js := connect(t, start(t, func(o *server.Options) { o.JetStream = false }))
-	nc := js.Conn()
-	// As nats-server 2.10.29 answers.
-	const old = `{"type":"io.nats.jetstream.api.v1.account_info_response","memory":0,"storage":0,"reserved_memory":0,"reserved_storage":0,"streams":0,"consumers":0,"limits":{"max_memory":-1,"max_storage":-1,"max_streams":-1,"max_consumers":-1,"max_ack_pending":-1,"memory_max_stream_bytes":-1,"storage_max_stream_bytes":-1,"max_bytes_required":false},"api":{"total":0,"errors":0}}`
-	var others atomic.Int64
+	nc, others := js.Conn(), new(atomic.Int64)
 	_, err := nc.Subscribe("$JS.API.>", func(m *nats.Msg) {
-		if m.Subject != "$JS.API.INFO" {
-			others.Add(1)
-			return
+		for subject, answer := range answers {
+			if strings.HasPrefix(m.Subject, subject) {
+				_ = m.Respond([]byte(answer))
+				return
+			}
 		}
-		_ = m.Respond([]byte(old))
+		others.Add(1)
 	})
 	must(t, err)
 	must(t, nc.Flush())
+	return js, others
+}
+
+// TestServerTooOld: nothing is asked of a server that would ignore what it
+// doesn't know.
+func TestServerTooOld(t *testing.T) {
+	js, others := answering(t, map[string]string{
+		// As nats-server 2.10.29 answers.
+		"$JS.API.INFO": `{"type":"io.nats.jetstream.api.v1.account_info_response","memory":0,"storage":0,"reserved_memory":0,"reserved_storage":0,"streams":0,"consumers":0,"limits":{"max_memory":-1,"max_storage":-1,"max_streams":-1,"max_consumers":-1,"max_ack_pending":-1,"memory_max_stream_bytes":-1,"storage_max_stream_bytes":-1,"max_bytes_required":false},"api":{"total":0,"errors":0}}`,
+	})
 	for name, open := range constructors {
 		wantLine(t, open(t.Context(), config(js)), "bucket", name, "too old", "found JetStream API level 0", "needed 1", "nats-server 2.11 or later", "upgrade")
 	}
 	if n := others.Load(); n != 0 {
 		t.Errorf("%d requests were made of a server that is too old", n)
+	}
+}
+
+// TestPeersOffline: what can't be placed while servers are down is not made
+// smaller instead.
+func TestPeersOffline(t *testing.T) {
+	js, others := answering(t, map[string]string{
+		"$JS.API.INFO":          `{"type":"io.nats.jetstream.api.v1.account_info_response","api":{"level":1}}`,
+		"$JS.API.STREAM.INFO":   `{"type":"io.nats.jetstream.api.v1.stream_info_response","error":{"code":404,"err_code":10059,"description":"stream not found"}}`,
+		"$JS.API.STREAM.CREATE": `{"type":"io.nats.jetstream.api.v1.stream_create_response","error":{"code":400,"err_code":10005,"description":"no suitable peers for placement, peer offline"}}`,
+	})
+	_, err := natskv.NewJournal(t.Context(), config(js))
+	wantLine(t, err, "three replicas can't be placed while servers of the cluster are down; start them, or ask for fewer replicas")
+	if n := others.Load(); n != 0 {
+		t.Errorf("%d unexpected requests", n)
 	}
 }
 

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/internal/rig"
@@ -191,6 +195,65 @@ func (s *split) healed(t *testing.T, rev account.Rev, owner string) {
 		records, err := s.aloneJ.Records(ctx, s.key)
 		return err == nil && len(records) == 1
 	})
+}
+
+// TestOldAnswer: where a server that is cut off and one that is not both hear a
+// question, the first answer may be the old one. It is told by its age.
+func TestOldAnswer(t *testing.T) {
+	real := single(t)
+	nc := real.Conn()
+	// The same JetStream behind another prefix, where questions that begin
+	// with stale get an old answer.
+	const prefix = "old.API."
+	var mu sync.Mutex
+	var stale, answer string
+	old := func(question, a string) {
+		mu.Lock()
+		defer mu.Unlock()
+		stale, answer = question, a
+	}
+	_, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
+		to := strings.TrimPrefix(m.Subject, prefix)
+		mu.Lock()
+		defer mu.Unlock()
+		if stale != "" && strings.HasPrefix(to, stale) {
+			_ = m.Respond([]byte(answer))
+			return
+		}
+		if !strings.HasPrefix(to, "$KV.") {
+			to = "$JS.API." + to
+		}
+		reply, err := nc.RequestMsg(&nats.Msg{Subject: to, Header: m.Header, Data: m.Data}, 5*time.Second)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = m.Respond(reply.Data)
+	})
+	must(t, err)
+	js, err := jetstream.NewWithAPIPrefix(nc, prefix)
+	must(t, err)
+	ctx, key, c := t.Context(), mustKey("openai.a"), config(js)
+	j := newJournal(t, c)
+	before, err := nc.Request("$JS.API.STREAM.INFO.KV_"+c.Prefix+"_JOURNAL", nil, 5*time.Second)
+	must(t, err)
+	must(t, j.Put(ctx, journaltest.Record(key, "r1")))
+
+	for question, answer := range map[string]string{
+		"STREAM.INFO.":    string(before.Data),
+		"STREAM.MSG.GET.": `{"type":"io.nats.jetstream.api.v1.stream_msg_get_response","error":{"code":404,"err_code":10037,"description":"no message found"}}`,
+	} {
+		old(question, answer)
+		records, err := j.Records(ctx, key)
+		wantLine(t, err, "the answer is older than what a majority of the servers has")
+		if len(records) != 0 {
+			t.Errorf("got %d records of an answer that is old", len(records))
+		}
+	}
+	old("", "")
+	if records, err := j.Records(ctx, key); err != nil || len(records) != 1 {
+		t.Errorf("got %d records and %v, want one", len(records), err)
+	}
 }
 
 // TestLeaderLost: the server that leads everything stops while workers write.

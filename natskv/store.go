@@ -17,8 +17,8 @@ import (
 // Store keeps account documents in one bucket, as JSON. Due, Pending and List
 // come from an index in memory, which one watcher of the bucket keeps.
 //
-// A tombstone ends 30 days after the deletion where the server knows times to
-// live of single messages (from 2.11 on), else never.
+// A tombstone ends 30 days after the deletion where the bucket allows times to
+// live of single messages, as one that is made here does, else never.
 //
 // Consistency: Get asks the stream's leader. Where a network split leaves a
 // former leader that doesn't know it yet, its answer may be old; an Update
