@@ -19,6 +19,7 @@ func (t *target) connect(timeout time.Duration) redis.UniversalClient {
 	switch {
 	case t.sentinel != nil:
 		o := t.sentinel
+		o.OnConnect = t.greet
 		o.ContextTimeoutEnabled = true
 		o.MaxRetries, o.DialerRetries = -1, 1
 		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = timeout, timeout, timeout
@@ -30,6 +31,7 @@ func (t *target) connect(timeout time.Duration) redis.UniversalClient {
 		return redis.NewFailoverClient(o)
 	case t.cluster != nil:
 		o := t.cluster
+		o.OnConnect = t.greet
 		o.ContextTimeoutEnabled = true
 		o.MaxRetries, o.DialerRetries = -1, 1
 		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = timeout, timeout, timeout
@@ -48,6 +50,7 @@ func (t *target) connect(timeout time.Duration) redis.UniversalClient {
 		return redis.NewClusterClient(o)
 	default:
 		o := t.single
+		o.OnConnect = t.greet
 		o.ContextTimeoutEnabled = true
 		o.MaxRetries, o.DialerRetries = -1, 1
 		o.DialTimeout, o.ReadTimeout, o.WriteTimeout = timeout, timeout, timeout

@@ -112,14 +112,17 @@ func (c *Client) diagnose(err error) (remedy string, kind error) {
 	case says("DB index is out of range"):
 		return "it has fewer databases: correct the number in the --cache-url", ErrUnusable
 	case says("READONLY "):
-		return "it is a replica: the --cache-url must name the primary, or Sentinels (master_name=) or a Cluster (addr=)", nil
+		return "it is a replica: " + namePrimary, nil
 	case says("OOM "):
 		return "its memory is full: raise maxmemory, or set maxmemory-policy allkeys-lru", nil
 	}
 	return "", nil
 }
 
-const nodeOfCluster = "it is a node of a Cluster: name its nodes in the --cache-url with addr=host:port, or this one twice"
+const (
+	nodeOfCluster = "it is a node of a Cluster: name its nodes in the --cache-url with addr=host:port, or this one twice"
+	namePrimary   = "the --cache-url must name the primary, or Sentinels (master_name=) or a Cluster (addr=)"
+)
 
 // diagnoseTLS finds errors of a TLS handshake that no waiting helps against.
 func diagnoseTLS(err error) (remedy string, kind error) {

@@ -185,7 +185,7 @@ func TestPingExplains(t *testing.T) {
 		{"Sentinel taken for a server", sentinel.URL, rediskv.ErrUnusable, "add master_name="},
 		{"server taken for a Sentinel", free.URL + "?master_name=main", rediskv.ErrUnusable, "these are no Sentinels"},
 		{"unknown master", sentinel.URL + "?master_name=other&addr=" + nobody.Addr, rediskv.ErrUnusable, "no Sentinel has a master named other"},
-		{"replica", replica.URL, nil, "it is a replica: the --cache-url must name the primary"},
+		{"replica", replica.URL, nil, "is a replica: the --cache-url must name the primary"},
 		{"memory full", full.URL, nil, "its memory is full"},
 		{"nobody there", nobody.URL, nil, "refused"},
 		{"no Sentinels there", nobody.URL + "?master_name=main", nil, "refused"},
