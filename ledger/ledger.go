@@ -60,16 +60,25 @@ type Ledger struct {
 // New returns a Ledger.
 func New(cfg Config) *Ledger {
 	l := &Ledger{cfg: cfg, log: cfg.Logger, l1: newL1(cfg.MaxL1)}
-	l.cache = l.budget("the shared cache", CacheTimeout, nil)
-	l.stranger = l.budget("the account store", StoreTimeout, nil)
-	l.first = l.budget("the account store", StoreTimeout, l.stranger)
-	l.check = l.budget("the account store", CacheTimeout, l.stranger)
+	l.cache = l.budget("the shared cache", CacheTimeout, known, nil)
+	l.stranger = l.budget("the account store", StoreTimeout, strangers, nil)
+	l.first = l.budget("the account store", StoreTimeout, known, l.stranger)
+	l.check = l.budget("the account store", CacheTimeout, known, l.stranger)
 	l.base, l.abort = context.WithCancel(context.Background())
 	return l
 }
 
-func (l *Ledger) budget(name string, timeout time.Duration, beside *backoff.Budget) *backoff.Budget {
-	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Slow: CacheTimeout, Beside: beside, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
+// How many may wait for their turn at the store or the shared cache: requests
+// for accounts that nobody here knows are turned away beyond that. All others
+// are bounded by what the bus takes, and wait: after a cut nothing may be served
+// unchecked because very many are to be checked at once.
+const (
+	strangers = 1024
+	known     = 1 << 14
+)
+
+func (l *Ledger) budget(name string, timeout time.Duration, waiting int, beside *backoff.Budget) *backoff.Budget {
+	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Slow: CacheTimeout, Waiting: waiting, Beside: beside, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
 	if err != nil {
 		panic("ledger: " + err.Error()) // its defaults are valid
 	}

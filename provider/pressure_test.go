@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -196,4 +197,40 @@ func TestP2AFullJournalEndsExchanges(t *testing.T) {
 		_, err := p.Token(t.Context(), key("x"), events.TokenRequest{})
 		return err == nil
 	})
+}
+
+// After a cut very many accounts have to be checked at once: none is served
+// unchecked for that.
+func TestP4ResyncOfVeryManyAccounts(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	a, b := f.worker(), f.worker()
+	const n = 2000
+	for i := range n {
+		f.put(a, fmt.Sprint("x", i), map[string]any{"access_token": "old", "expires_at": f.clock.Now().Add(time.Hour).Unix()})
+		f.token(b, fmt.Sprint("x", i), events.TokenRequest{})
+	}
+	// b is cut off, and the cache is down for good.
+	f.bus.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) { return op != "Bump", nil })
+	f.cache.Fault.Set(func(context.Context, string, account.Key) (bool, error) { return false, errors.New("down") })
+	for i := range n {
+		f.put(a, fmt.Sprint("x", i), map[string]any{"access_token": "new", "expires_at": f.clock.Now().Add(time.Hour).Unix()})
+	}
+	f.store.Fault.Set(func(context.Context, string, account.Key) (bool, error) {
+		<-time.After(time.Millisecond) // so that they queue
+		return true, nil
+	})
+	b.Resync()
+	var all sync.WaitGroup
+	var stale atomic.Int64
+	for i := range n {
+		all.Go(func() {
+			if reply, err := b.Token(context.Background(), key(fmt.Sprint("x", i)), events.TokenRequest{}); err != nil || reply.Version != 2 {
+				stale.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if stale.Load() > 0 {
+		t.Errorf("%d of %d accounts are served unchecked", stale.Load(), n)
+	}
 }
