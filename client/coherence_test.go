@@ -47,6 +47,22 @@ func requests(t testing.TB, f *clienttest.Fleet, key account.Key, want int) {
 	}
 }
 
+// settle returns when the client has heard every bump that was sent.
+func settle(t testing.TB, f *clienttest.Fleet, c *client.Client) {
+	t.Helper()
+	last := f.Login("openai.last", time.Hour)
+	_, err := c.Token(t.Context(), last)
+	check(t, err)
+	v := f.Rotate(last)
+	eventually(t, "the last bump is heard", func() bool {
+		token, err := c.Token(t.Context(), last)
+		return err == nil && token.Version == v
+	})
+}
+
+// longAge leaves it to bumps to tell of changes.
+func longAge(cfg *client.Config) { cfg.MaxAge = time.Hour }
+
 func TestTokenIsHeld(t *testing.T) {
 	f := clienttest.Start(t)
 	key := f.Login("openai.alice", time.Hour)
@@ -111,7 +127,7 @@ func TestJoinersLeave(t *testing.T) {
 func TestP4BumpSetsAFloor(t *testing.T) {
 	f := clienttest.Start(t)
 	key := f.Login("openai.alice", time.Hour)
-	c := f.Client()
+	c := f.Client(longAge)
 	ask(t, c, key, 1)
 	f.Rotate(key)
 	eventually(t, "the bump is heard", func() bool { return c.Stats().Bumps > 0 })
@@ -137,7 +153,7 @@ func TestP4BumpSetsAFloor(t *testing.T) {
 func TestP4FloorHoldsWithoutWorkers(t *testing.T) {
 	f := clienttest.Start(t)
 	key := f.Login("openai.alice", time.Hour)
-	c := f.Client()
+	c := f.Client(longAge)
 	ask(t, c, key, 1)
 	f.Leave()
 	f.Rotate(key)
@@ -159,7 +175,7 @@ func TestP4FloorHoldsWithoutWorkers(t *testing.T) {
 func TestForgedBumpIsRefuted(t *testing.T) {
 	f := clienttest.Start(t)
 	key := f.Login("openai.alice", time.Hour)
-	c := f.Client()
+	c := f.Client(longAge)
 	ask(t, c, key, 1)
 	f.Bump(events.Bump{Key: key, Version: 99, Rev: 99})
 	eventually(t, "the bump is heard", func() bool { return c.Stats().Bumps > 0 })
@@ -178,7 +194,7 @@ func TestForgedBumpIsRefuted(t *testing.T) {
 func TestP4WorkerThatLagsIsAskedAgain(t *testing.T) {
 	f := clienttest.Start(t)
 	key := f.Login("openai.alice", time.Hour)
-	c := f.Client()
+	c := f.Client(longAge)
 	ask(t, c, key, 1)
 	var lagged atomic.Int64
 	f.Override(func(k account.Key, req events.TokenRequest) []byte {
@@ -197,7 +213,7 @@ func TestP4WorkerThatLagsIsAskedAgain(t *testing.T) {
 func TestDisabledIsHeard(t *testing.T) {
 	f := clienttest.Start(t)
 	key := f.Login("openai.alice", time.Hour)
-	c := f.Client()
+	c := f.Client(longAge)
 	ask(t, c, key, 1)
 	f.Fail(key, &events.Error{Code: events.CodeDisabled, Message: "an operator"})
 	eventually(t, "disabled", func() bool {
@@ -211,6 +227,50 @@ func TestDisabledIsHeard(t *testing.T) {
 	f.Join()
 	f.Fail(key, nil)
 	ask(t, c, key, 1)
+}
+
+// A reply that was asked for before a bump may be older than it: it is used once.
+func TestReplyThatABumpOvertookIsChecked(t *testing.T) {
+	f := clienttest.Start(t)
+	key := f.Login("openai.alice", time.Hour)
+	c := f.Client(longAge)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	f.Override(func(k account.Key, req events.TokenRequest) []byte {
+		once.Do(func() { close(asked) })
+		if req.KnownVersion != 0 {
+			return nil
+		}
+		<-release
+		return events.TokenReply{Key: k, Version: 1, AccessToken: account.NewSecret(key.String() + "-1"), ExpiresAt: f.Now().Add(time.Hour)}.Encode()
+	})
+	got := make(chan error, 1)
+	go func() { _, err := c.Token(t.Context(), key); got <- err }()
+	<-asked
+	f.Fail(key, &events.Error{Code: events.CodeDisabled, Message: "an operator"})
+	eventually(t, "the bump is heard", func() bool { return c.Stats().Bumps > 0 })
+	close(release)
+	check(t, <-got)
+	if token, err := c.Token(t.Context(), key); !errors.Is(err, client.ErrDisabled) {
+		t.Errorf("got %v, %v", token, err)
+	}
+}
+
+// What is in use is asked about as soon as a bump is heard, so that the next
+// look-up waits little or not at all; what nobody has used since is left alone.
+func TestP6BumpIsFollowedAhead(t *testing.T) {
+	f := clienttest.Start(t)
+	key, other := f.Login("openai.alice", time.Hour), f.Login("openai.bob", time.Hour)
+	c := f.Client(longAge)
+	ask(t, c, key, 1)
+	ask(t, c, other, 1)
+	f.Rotate(key)
+	eventually(t, "followed", func() bool { return c.Stats().Asked == 3 })
+	f.Rotate(key)
+	f.Rotate(other) // heard after the one before
+	eventually(t, "followed", func() bool { return c.Stats().Asked == 4 })
+	requests(t, f, key, 2)
+	ask(t, c, key, 3)
 }
 
 func TestP6RefreshAheadBesideLookups(t *testing.T) {
@@ -348,7 +408,7 @@ func TestP7LivingTokenIsServedThroughErrors(t *testing.T) {
 // served without a question.
 func TestP4CatchUpAfterACut(t *testing.T) {
 	f := clienttest.Start(t)
-	c := f.Client()
+	c := f.Client(longAge)
 	var keys []account.Key
 	for i := range 20 {
 		key := f.Login(fmt.Sprintf("openai.a%d", i), time.Hour)
@@ -356,11 +416,7 @@ func TestP4CatchUpAfterACut(t *testing.T) {
 		ask(t, c, key, 1)
 		f.Rotate(key)
 	}
-	for _, key := range keys { // now each bump is one that the client has heard of
-		ask(t, c, key, 2, client.WithMinVersion(2))
-		eventually(t, "bump", func() bool { ask(t, c, key, 2); return c.Stats().Bumps >= int64(len(keys)) })
-		ask(t, c, key, 2)
-	}
+	settle(t, f, c) // now each account's last bump is one that the client has heard
 	eventually(t, "quiet", func() bool {
 		n := c.Stats().Asked
 		for _, key := range keys {
@@ -378,7 +434,7 @@ func TestP4CatchUpAfterACut(t *testing.T) {
 		ask(t, c, key, 2)
 	}
 	f.Heal()
-	eventually(t, "caught up", func() bool { return c.Stats().CaughtUp == int64(len(keys)-len(changed)) })
+	eventually(t, "caught up", func() bool { return c.Stats().CaughtUp >= int64(len(keys)-len(changed)) })
 	for _, key := range changed {
 		ask(t, c, key, 3)
 	}
@@ -405,7 +461,7 @@ func TestP4CatchUpWithoutAStream(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := clienttest.Start(t)
 			key := f.Login("openai.alice", time.Hour)
-			c := f.Client()
+			c := f.Client(longAge)
 			ask(t, c, key, 1)
 			f.Cut()
 			eventually(t, "cut off", func() bool { return !c.Stats().Connected })
@@ -449,7 +505,7 @@ func TestP3SurvivesEviction(t *testing.T) {
 func TestManyPlatforms(t *testing.T) {
 	f := clienttest.Start(t)
 	nc := f.Connect()
-	c := f.Client(func(cfg *client.Config) { cfg.Conn = nc })
+	c := f.Client(longAge, func(cfg *client.Config) { cfg.Conn = nc })
 	var keys []account.Key
 	for i := range 40 {
 		key := f.Login(fmt.Sprintf("p%d.alice", i), time.Hour)

@@ -94,14 +94,21 @@ func TestFastPathAgreesWithJudge(t *testing.T) {
 		if next.stamp != s.epoch {
 			t.Fatalf("stamp %d in epoch %d", next.stamp, s.epoch)
 		}
-		for range 20 {
-			d := time.Duration(rapid.Int64Range(0, int64(10*time.Minute)).Draw(t, "later"))
+		for range 50 {
+			d := time.Duration(rapid.Int64Range(0, int64(40*time.Second)).Draw(t, "later"))
 			later := s
 			later.now, later.at = s.now.Add(d), s.at+d
 			if later.at < next.fresh {
 				if v := judge(next, want{}, later); v != serve {
 					t.Fatalf("%s later the fast path serves and the judgement is %d", d, v)
 				}
+			}
+		}
+		if last := next.fresh - 1; last >= s.at {
+			later := s
+			later.now, later.at = s.now.Add(last-s.at), last
+			if v := judge(next, want{}, later); v != serve {
+				t.Fatalf("at its end the fast path serves and the judgement is %d", v)
 			}
 		}
 		if fresh, v := next.fresh, judge(next, want{}, s); v == serve && fresh < s.at {
