@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // edit replaces one piece of source text.
@@ -45,6 +46,15 @@ var mutations = []struct {
 	{"a taken-over record is not confirmed before the first byte", "grace", []edit{{"refresh/heartbeat.go", "	if h.takeover {\n		h.beat()\n	}\n", ""}, {"refresh/heartbeat.go", " h.takeover && !h.confirmed ||", ""}}},
 	{"a lifetime counts from when the answer was read", "twice", []edit{{"oauth/judge.go", "sent := cmp.Or(raw.SentAt, raw.ReceivedAt)", "sent := cmp.Or(raw.ReceivedAt, raw.SentAt)"}}},
 	{"the spool comes after the judgement", "expired", []edit{{"refresh/exchange.go", "		if err := f.stash(ctx, &rec, raw); err != nil {", "		if err := error(nil); err != nil {"}}},
+	{"a takeover waits for the silence alone", "expired", []edit{{"rotation/plan.go", "r.silence(a.Rotation)+r.Policy.Timeout-s.Still", "r.silence(a.Rotation)-s.Still"}}},
+	{"a takeover doesn't look into the journal", "stubborn", []edit{{"refresh/refresh.go", "	if f.doc.Rotation != nil {\n		// What was", "	if false {\n		// What was"}}},
+	{"a stop drops what has just been answered", "expired", []edit{{"refresh/exchange.go", "	ctx = context.WithoutCancel(ctx)\n", ""}}},
+	{"a delete forgets what was perhaps sent", "delete", []edit{{"accounts/verbs.go", "		if a.Rotation != nil { // perhaps sent", "		if false { // perhaps sent"}}},
+	{"a restored store is not noticed", "backup", []edit{{"ledger/announce.go", "	if err != nil || bump.Version <= d.Version {", "	if true || err != nil || bump.Version <= d.Version {"}}},
+	{"a restored store counts on from where it was", "backup", []edit{{"refresh/settle.go", "	if e.Above {", "	if false {"}}},
+	{"a hold outlives what it was about", "backup", []edit{{"refresh/flight.go", "s.hold.err != nil && s.hold.rev >= known {", "s.hold.err != nil && known >= 0 {"}}},
+	{"a floor is refuted by a read from before it", "skew", []edit{{"ledger/l1.go", "k.floor > v.Rev && k.floor <= m.floor {", "k.floor > v.Rev {"}}},
+	{"an exchange that ends the old token is told to nobody", "ends", []edit{{"refresh/exchange.go", "	if !f.policy.ServeWhileRefreshing {", "	if false {"}}},
 }
 
 // mutate builds the explorer with each mutation, expects it to find a
@@ -57,6 +67,7 @@ func mutate(t *testing.T) (found int) {
 	for _, m := range mutations {
 		t.Run("mutation "+m.name, func(t *testing.T) {
 			overlay := writeOverlay(t, root, m.edits)
+			started := time.Now()
 			cmd := exec.CommandContext(t.Context(), "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-run", "^TestExplore$", ".")
 			cmd.Env = append(os.Environ(), "EXPLORE_MUTATIONS=", "EXPLORE_SCHEDULES=60000", "EXPLORE_TIME=5m", "EXPLORE_REPLAY=", "EXPLORE_SCENARIO="+m.scenario)
 			out, err := cmd.CombinedOutput()
@@ -67,7 +78,7 @@ func mutate(t *testing.T) (found int) {
 				t.Errorf("the mutation does not run:\n%s", out)
 			default:
 				found++
-				t.Log(firstLine(string(out)))
+				t.Logf("%s %s", time.Since(started).Round(time.Second), firstLine(string(out)))
 			}
 		})
 	}

@@ -28,11 +28,17 @@ func do[T any](ctx context.Context, w *worker, op string, f func() (T, error)) (
 }
 
 // look is do for operations that change nothing: done and reported as failed
-// is the same as failed.
+// is the same as failed. But what was read may arrive late.
 func look[T any](ctx context.Context, w *worker, op string, f func() (T, error)) (T, error) {
 	var zero T
-	if w.at(ctx, op, failBefore) == doIt {
+	switch w.at(ctx, op, failBefore, late) {
+	case doIt:
 		return f()
+	case late:
+		v, err := f()
+		if w.at(ctx, op+" arrives") == doIt {
+			return v, err
+		}
 	}
 	return zero, errSim
 }

@@ -79,6 +79,11 @@ var scenarios = []*scenario{
 			})
 		}
 	}},
+	{name: "stubborn", workers: 2, left: -time.Second, load: func(s *sim) {
+		for _, w := range s.workers {
+			s.askAgain(w, 4)
+		}
+	}},
 	{name: "crowd", workers: 2, left: -time.Second, load: func(s *sim) {
 		for _, w := range s.workers {
 			s.ask(w, 1)
@@ -87,7 +92,8 @@ var scenarios = []*scenario{
 	}},
 	{name: "ends", workers: 2, left: time.Minute, ends: true, load: func(s *sim) {
 		for _, w := range s.workers {
-			s.ask(w, 2)
+			s.ask(w, 1)
+			s.askLater(w)
 		}
 	}},
 	{name: "delete", workers: 2, left: -time.Second, load: func(s *sim) {
@@ -234,6 +240,32 @@ func (s *sim) ask(w *worker, n int) {
 	})
 }
 
+// askLater makes a request at any time, in the plain course after everything
+// else.
+func (s *sim) askLater(w *worker) {
+	s.task("later request to "+w.name, func(ctx context.Context) {
+		if w.at(ctx, "wants a token") == doIt {
+			s.token(ctx, w, events.TokenRequest{}, 0)
+		}
+	})
+}
+
+// askAgain asks until there is a token, at most n times.
+func (s *sim) askAgain(w *worker, n int) {
+	s.task("requests to "+w.name, func(ctx context.Context) {
+		for range n {
+			if s.token(ctx, w, events.TokenRequest{}, 0) > 0 {
+				return
+			}
+			select {
+			case <-w.After(leaseTTL + patience):
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
 func (s *sim) token(ctx context.Context, w *worker, req events.TokenRequest, seen account.Version) account.Version {
 	q := s.check.asks(w, req, seen)
 	r, err := w.p.Token(ctx, theKey, req)
@@ -306,6 +338,7 @@ func (s *sim) heal() {
 	if err := s.lookAtEnd(asker); !s.check.stuck(err) {
 		return
 	}
+	_, _, _ = s.final(asker) // what holds it up is remembered, and must not outlive the login
 	s.logf("--- a person logs in")
 	s.check.anew()
 	s.login(s.ctx, asker, -clocksApart)

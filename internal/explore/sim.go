@@ -36,6 +36,7 @@ const (
 	doIt       verdict = iota // done and reported
 	failBefore                // not done, reported as failed
 	failAfter                 // done, reported as failed
+	late                      // done, and reported later
 	gone                      // its worker is dead: nothing is done
 	cancelled                 // its context has ended: nothing is done
 )
@@ -193,7 +194,7 @@ const (
 func (c choice) String() string {
 	switch c.kind {
 	case proceeds:
-		return c.p.w.name + " " + c.p.op + map[verdict]string{failBefore: " fails", failAfter: " is done and reported as failed", answers503: ": 503",
+		return c.p.w.name + " " + c.p.op + map[verdict]string{failBefore: " fails", failAfter: " is done and reported as failed", late: " is done and not reported yet", answers503: ": 503",
 			answersInvalidClient: ": invalid_client", answerIsCut: ": cut"}[c.v]
 	case passes:
 		return "time passes"
