@@ -59,8 +59,9 @@ fuzz: ## run every fuzz target for FUZZTIME
 	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" scripts/fuzz.sh
 
 .PHONY: golden
-golden: ## rewrite the golden files of the wire contract
+golden: ## rewrite the golden files of the wire contract and the recorded Go interfaces
 	$(GO) test ./events -update
+	$(GO) test ./internal/arch -run PublicAPI -update
 
 .PHONY: cover
 cover: test-deps ## write coverage.html
