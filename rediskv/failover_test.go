@@ -24,7 +24,7 @@ func replicated(t *testing.T) (primary, replica *rig.RedisServer, link *rig.Prox
 	t.Helper()
 	primary = rig.StartRedis(t, "--repl-diskless-sync-delay", "0")
 	link = rig.NewProxy(t, primary.Addr)
-	replica = rig.StartRedis(t, "--replicaof", strings.ReplaceAll(link.Addr(), ":", " "))
+	replica = startReplica(t, link.Addr())
 	server := raw(t, replica.URL)
 	until(t, func() error {
 		info := server.Info(t.Context(), "replication").Val()
@@ -34,6 +34,15 @@ func replicated(t *testing.T) (primary, replica *rig.RedisServer, link *rig.Prox
 		return nil
 	})
 	return primary, replica, link
+}
+
+func startReplica(t *testing.T, of string) *rig.RedisServer {
+	t.Helper()
+	host, port, err := net.SplitHostPort(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rig.StartRedis(t, "--replicaof", host, port)
 }
 
 // A replica that becomes the primary doesn't know of the last leases and

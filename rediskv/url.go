@@ -80,18 +80,21 @@ func parseURL(raw string) (*target, error) {
 	if err != nil {
 		return nil, errors.New("an option is malformed: what means something in a URL must be percent-encoded")
 	}
-	t, err := parseKind(scheme+"://"+host+tail, path, options)
-	if err != nil {
-		wrong, ok := errors.AsType[*url.Error](err)
-		switch {
-		case !ok:
-			return nil, err
-		case user == "" && strings.Contains(host, ":"): // it may be user:password
+	if _, err := url.Parse(scheme + "://" + host + path); err != nil {
+		if user == "" && strings.Contains(host, ":") { // it may be user:password
 			return nil, errors.New("its host or port is malformed: want redis://user:password@host:port/db")
 		}
-		return nil, wrong.Err // without the URL
+		if wrong, ok := errors.AsType[*url.Error](err); ok {
+			err = wrong.Err // without the URL
+		}
+		return nil, err
 	}
-	t.name = displayName(scheme+"://"+host+path, options)
+	name := displayName(scheme+"://"+host+path, options)
+	t, err := parseKind(scheme+"://"+host+tail, path, options)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	t.name = name
 	if user == "" {
 		return t, nil
 	}
