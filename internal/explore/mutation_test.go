@@ -53,7 +53,6 @@ var mutations = []struct {
 	{"a restored store is not noticed", "backup", []edit{{"ledger/announce.go", "	if err != nil || bump.Version <= d.Version {", "	if true || err != nil || bump.Version <= d.Version {"}}},
 	{"a restored store counts on from where it was", "backup", []edit{{"refresh/settle.go", "	if e.Above {", "	if false {"}}},
 	{"a hold outlives what it was about", "backup", []edit{{"refresh/flight.go", "s.hold.err != nil && s.hold.rev >= known {", "s.hold.err != nil && known >= 0 {"}}},
-	{"a floor is refuted by a read from before it", "skew", []edit{{"ledger/l1.go", "k.floor > v.Rev && k.floor <= m.floor {", "k.floor > v.Rev {"}}},
 	{"an exchange that ends the old token is told to nobody", "ends", []edit{{"refresh/exchange.go", "	if !f.policy.ServeWhileRefreshing {", "	if false {"}}},
 }
 
