@@ -38,6 +38,7 @@ type demoConfig struct {
 	Duration time.Duration // 0: until the context ends
 	TokenTTL time.Duration
 	Workers  int
+	EnvFile  string // for other programs; "" for none
 }
 
 func readDemoConfig(flag lookupFunc) (demoConfig, error) {
@@ -46,6 +47,7 @@ func readDemoConfig(flag lookupFunc) (demoConfig, error) {
 	c := demoConfig{
 		Duration: r.duration("duration", 0, 0),
 		TokenTTL: r.duration("token-ttl", minTokenTTL, maxTokenTTL),
+		EnvFile:  r.get("env-file"),
 	}
 	n, err := strconv.Atoi(r.get("workers"))
 	if err != nil || n < 1 || n > maxDemoWorkers {
@@ -148,6 +150,12 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	defer d.gateway.close()
+	if d.cfg.EnvFile != "" {
+		if err := d.writeEnvFile(); err != nil {
+			return err
+		}
+		defer os.Remove(d.cfg.EnvFile)
+	}
 	d.gateway.run(ctx, d.keys)
 	return nil
 }
@@ -171,7 +179,7 @@ func (d *demo) startOAuth() (stop func(), err error) {
 	d.url = "http://" + l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
-	tasks.Go(func() { serveHTTP(ctx, l, d.oauth, d.log) })
+	tasks.Go(func() { serveHTTP(ctx, l, d.api(), d.log) })
 	return func() { cancel(); tasks.Wait() }, nil
 }
 

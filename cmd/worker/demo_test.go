@@ -73,7 +73,7 @@ func TestDemoOptions(t *testing.T) {
 		}
 	}
 	got, err := readDemoConfig(lookup(nil))
-	if want := (demoConfig{0, 40 * time.Second, 2}); err != nil || got != want {
+	if want := (demoConfig{0, 40 * time.Second, 2, ""}); err != nil || got != want {
 		t.Errorf("defaults: %+v, %v; want %+v", got, err, want)
 	}
 }

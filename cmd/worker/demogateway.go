@@ -25,6 +25,11 @@ const (
 	calmEvery   = 5 * time.Second
 )
 
+// healWithin is how long a look-up may take if its token was refused.
+const healWithin = time.Minute
+
+var errStopped = errors.New("the demo ends")
+
 // gateway asks for tokens all the time and uses each at the OAuth server's
 // userinfo endpoint, as a gateway would at an API.
 type gateway struct {
@@ -44,6 +49,7 @@ type tally struct {
 	lookups int
 	sources map[events.Source]int
 	slowest time.Duration
+	refused int // tokens, by the API
 }
 
 func newGateway(s *story) *gateway {
@@ -80,21 +86,27 @@ func (g *gateway) ask(ctx context.Context, keys []account.Key) {
 			return
 		case <-ticker.C:
 		}
-		// A look-up that has begun is carried to its end.
-		g.askOnce(context.WithoutCancel(ctx), keys[rand.N(len(keys))])
+		g.askOnce(ctx, keys[rand.N(len(keys))])
 	}
 }
 
+// askOnce makes one look-up and carries it to its end, also when ctx ends, which
+// only ends the wait for a token in place of one that the API has refused.
 func (g *gateway) askOnce(ctx context.Context, key account.Key) {
 	start := time.Now()
-	token, err := g.client.Token(ctx, key)
+	token, err := g.client.Token(context.WithoutCancel(ctx), key)
 	took := time.Since(start)
+	refused := 0
 	if err == nil {
-		err = g.use(ctx, token)
+		refused, err = g.use(ctx, token)
+	}
+	if errors.Is(err, errStopped) {
+		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.lookups++
+	g.recent.refused += refused
 	if err != nil {
 		g.failed++
 		g.story.tell(red, "gateway", "look-up of %s failed: %s", key, err)
@@ -108,23 +120,60 @@ func (g *gateway) askOnce(ctx context.Context, key account.Key) {
 	g.recent.slowest = max(g.recent.slowest, took)
 }
 
-// use calls the API with the token.
-func (g *gateway) use(ctx context.Context, token client.Token) error {
+// use calls the API with the token. As long as the API refuses it before its
+// time, a newer one is asked for. It returns how many were refused.
+func (g *gateway) use(ctx context.Context, token client.Token) (refused int, err error) {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), healWithin)
+	defer cancel()
+	for ; ; refused++ {
+		status, err := g.call(late, token)
+		switch {
+		case err != nil:
+			return refused, errors.New("userinfo did not answer")
+		case status == http.StatusOK:
+			return refused, nil
+		case status != http.StatusUnauthorized:
+			return refused, fmt.Errorf("userinfo answers version %d with %d", token.Version, status)
+		}
+		if token, err = g.newer(ctx, late, token); err != nil {
+			return refused, err
+		}
+	}
+}
+
+// call makes one request to the API and returns its status.
+func (g *gateway) call(ctx context.Context, token client.Token) (status int, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, g.api, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	token.SetAuthHeader(r)
 	answer, err := g.web.Do(r)
 	if err != nil {
-		return errors.New("userinfo did not answer")
+		return 0, err
 	}
 	defer answer.Body.Close()
 	_, _ = io.Copy(io.Discard, answer.Body)
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("userinfo refuses version %d with %s", token.Version, answer.Status)
+	return answer.StatusCode, nil
+}
+
+// newer asks for a token in place of one that the API refuses. One that is
+// refused moments after it was made is not replaced at once.
+func (g *gateway) newer(ctx, late context.Context, refused client.Token) (client.Token, error) {
+	for {
+		token, err := g.client.Token(late, refused.Key, client.WithRejectedVersion(refused.Version))
+		e, ok := errors.AsType[*client.Error](err)
+		if !ok || !errors.Is(err, client.ErrCoolingDown) {
+			return token, err
+		}
+		select {
+		case <-time.After(e.RetryAfter):
+		case <-late.Done():
+			return token, err
+		case <-ctx.Done():
+			return token, errStopped
+		}
 	}
-	return nil
 }
 
 // report tells what the gateway got, every second at first.
@@ -159,8 +208,12 @@ func (g *gateway) reportOnce(over time.Duration) {
 			parts = append(parts, fmt.Sprintf("%d %s", n, s))
 		}
 	}
-	g.story.tell(yellow, "gateway", "%s in %.0fs (%s), the slowest took %.1f ms; userinfo took every token",
-		plural(t.lookups, "look-up"), over.Seconds(), strings.Join(parts, ", "), float64(t.slowest.Microseconds())/1000)
+	verdict := "userinfo took every token"
+	if t.refused > 0 {
+		verdict = fmt.Sprintf("userinfo took every token in the end, and refused %d before", t.refused)
+	}
+	g.story.tell(yellow, "gateway", "%s in %.0fs (%s), the slowest took %.1f ms; %s",
+		plural(t.lookups, "look-up"), over.Seconds(), strings.Join(parts, ", "), float64(t.slowest.Microseconds())/1000, verdict)
 }
 
 func (g *gateway) totals() (lookups, failed int) {

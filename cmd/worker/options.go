@@ -73,6 +73,7 @@ func demoOptions() []option {
 		{"duration", "0", "TIME", "", "how long the demo runs; 0: until Ctrl-C"},
 		{"token-ttl", "40s", "TIME", "", "lifetime of the access tokens, 2s to 1h"},
 		{"workers", "2", "N", "", "how many workers, 1 to 16"},
+		{"env-file", "", "FILE", "", "write here what other programs need to take part (. ./FILE); it goes when the demo ends"},
 	}
 }
 

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/tokenbus/tokenbus/bus"
+)
+
+// maxRevocation bounds the body of a revocation, in bytes.
+const maxRevocation = 64 << 10
+
+// api returns what the demo's OAuth server serves: its token endpoint, userinfo
+// as the API to call, and a revocation endpoint (RFC 7009) for access tokens,
+// so that one can be had that an API refuses before its time.
+func (d *demo) api() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", d.oauth)
+	mux.HandleFunc("POST /revoke", func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxRevocation)
+		token := r.PostFormValue("token")
+		if token == "" {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"error":"invalid_request"}`))
+			return
+		}
+		if id, ok := d.oauth.Introspect(token); ok {
+			d.oauth.EndAccess(id)
+			d.story.tell(magenta, "oauth", "somebody revokes the access tokens of %s: userinfo takes them no more", id)
+		} // else it does nothing any more, which is what was asked for
+	})
+	return mux
+}
+
+// writeEnvFile writes what other programs need to take part, for a shell to
+// read. It is there whole or not at all.
+func (d *demo) writeEnvFile() error {
+	server := d.workers[0].server
+	text := "# tokenbus demo: its NATS server, the key of a gateway, its API (/userinfo, /revoke)\n"
+	for _, v := range [][2]string{
+		{"TOKENBUS_NATS_URL", server.URL()}, {"TOKENBUS_NATS_NKEY", server.KeyFile(bus.RoleClient)}, {"TOKENBUS_DEMO_API", d.url},
+	} {
+		text += fmt.Sprintf("export %s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
+	}
+	fresh := d.cfg.EnvFile + ".new"
+	err := os.WriteFile(fresh, []byte(text), 0o600)
+	if err == nil {
+		err = os.Rename(fresh, d.cfg.EnvFile)
+	}
+	if err != nil {
+		return fmt.Errorf("write --env-file: %w", err)
+	}
+	d.story.tell(dim, "demo", "what other programs need is in %s until the demo ends", d.cfg.EnvFile)
+	return nil
+}
