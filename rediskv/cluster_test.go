@@ -1,7 +1,6 @@
 package rediskv_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"github.com/tokenbus/tokenbus/internal/rig"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/lease/leasetest"
-	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/rediskv"
 	"github.com/tokenbus/tokenbus/refresh"
 )
@@ -234,7 +232,7 @@ func testLeasesInAMovingSlot(t *testing.T, cluster *rig.RedisCluster) {
 }
 
 // The Cluster's client follows redirections, but repeats no call whose reply
-// is lost: a second release would be told that the lease isn't there.
+// is lost.
 func testClusterLostReply(t *testing.T, cluster *rig.RedisCluster) {
 	m := newSlotMover(t, cluster, key.String())
 	proxy := rig.NewProxy(t, m.from.Options().Addr)
@@ -249,51 +247,7 @@ func testClusterLostReply(t *testing.T, cluster *rig.RedisCluster) {
 		return nil
 	})
 	c := open(t, rediskv.Config{URL: cluster.URL(), Prefix: "lost", Timeout: patience})
-	leases := c.Leases()
-	for range 2 { // the first time brings the scripts there
-		token, err := leases.Acquire(t.Context(), key.String(), "owner")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := leases.Release(t.Context(), key.String(), token); err != nil {
-			t.Fatal(err)
-		}
-	}
-	token, err := leases.Acquire(t.Context(), key.String(), "owner")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lose := func(call func() error) error {
-		if err := c.Ping(t.Context()); err != nil { // there is a connection
-			t.Fatal(err)
-		}
-		proxy.Mute()
-		before := bytes.Count(proxy.Sent(), []byte("evalsha"))
-		done := make(chan error, 1)
-		go func() { done <- call() }()
-		until(t, func() error {
-			if bytes.Count(proxy.Sent(), []byte("evalsha")) == before {
-				return errors.New("not sent")
-			}
-			return nil
-		})
-		proxy.Cut()
-		proxy.Restore()
-		err := <-done
-		if n := bytes.Count(proxy.Sent(), []byte("evalsha")) - before; n != 1 {
-			t.Errorf("the script was sent %d times", n)
-		}
-		return err
-	}
-	if err := lose(func() error { return leases.Release(t.Context(), key.String(), token) }); err == nil || errors.Is(err, lease.ErrLost) {
-		t.Errorf("release: got error %v, want one that leaves the outcome open", err)
-	}
-	if err := lose(func() error { _, err := c.Cache().Put(t.Context(), key, entry(1)); return err }); err == nil {
-		t.Error("put: no error, though its reply was lost")
-	}
-	if _, err := leases.Read(t.Context(), key.String()); !errors.Is(err, ledger.ErrNotFound) {
-		t.Errorf("the lease was released, its reply was lost; read: %v", err)
-	}
+	testLostReplies(t, c, proxy)
 }
 
 // A Cluster that replaces a node is found again by the client that was there

@@ -247,6 +247,42 @@ func TestRefusedCalls(t *testing.T) {
 	}
 }
 
+// Sentinels have users of their own, and both need no more than is documented.
+func TestSentinelUsers(t *testing.T) {
+	server := rig.StartRedis(t)
+	sentinel := rig.RedisSentinel(t, "main", server)
+	for url, rights := range map[string]string{
+		server.URL:   "~tokenbus:* +@read +@write +@scripting +@connection",
+		sentinel.URL: "+sentinel|get-master-addr-by-name +sentinel|sentinels +@connection +subscribe allchannels",
+	} {
+		args := []any{"acl", "setuser", "worker", "on", ">hunter-" + strings.Split(url, ":")[2]}
+		for word := range strings.FieldsSeq(rights) {
+			args = append(args, word)
+		}
+		if err := raw(t, url).Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, serverPort, _ := net.SplitHostPort(server.Addr)
+	_, sentinelPort, _ := net.SplitHostPort(sentinel.Addr)
+	url := func(sentinelPassword, serverPassword string) string {
+		return "redis://worker:" + sentinelPassword + "@" + sentinel.Addr + "?master_name=main&username=worker&password=" + serverPassword
+	}
+	right := open(t, rediskv.Config{URL: url("hunter-"+sentinelPort, "hunter-"+serverPort), Timeout: patience})
+	if err := right.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for name, wrong := range map[string]string{
+		"Sentinel": url("hunter-x", "hunter-"+serverPort), "server": url("hunter-"+sentinelPort, "hunter-x"),
+	} {
+		err := open(t, rediskv.Config{URL: wrong, Timeout: patience}).Ping(t.Context())
+		if !errors.Is(err, rediskv.ErrCredentials) || !strings.Contains(err.Error(), "user:password@ is what the Sentinels want, username= and password= what the server wants") ||
+			strings.Contains(err.Error(), "hunter") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("wrong password of the %s: %v", name, err)
+		}
+	}
+}
+
 // The driver's word for "no such master" is that for "no such key".
 func TestUnknownMasterIsNoMissingLease(t *testing.T) {
 	sentinel := rig.RedisSentinel(t, "main", rig.StartRedis(t))
