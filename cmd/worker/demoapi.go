@@ -39,12 +39,9 @@ func (d *demo) api() http.Handler {
 // read. It is there whole or not at all.
 func (d *demo) writeEnvFile() error {
 	server := d.workers[0].server
-	text := "# tokenbus demo: its NATS server, the key of a gateway, its API (/userinfo, /revoke)\n"
-	for _, v := range [][2]string{
-		{"TOKENBUS_NATS_URL", server.URL()}, {"TOKENBUS_NATS_NKEY", server.KeyFile(bus.RoleClient)}, {"TOKENBUS_DEMO_API", d.url},
-	} {
-		text += fmt.Sprintf("export %s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
-	}
+	text := fmt.Sprintf("# tokenbus demo: its NATS server, the key of a gateway, its API (/userinfo, /revoke)\n"+
+		"export TOKENBUS_NATS_URL=%s\nexport TOKENBUS_NATS_NKEY=%s\nexport TOKENBUS_DEMO_API=%s\n",
+		shellWord(server.URL()), shellWord(server.KeyFile(bus.RoleClient)), shellWord(d.url))
 	fresh := d.cfg.EnvFile + ".new"
 	err := os.WriteFile(fresh, []byte(text), 0o600)
 	if err == nil {
@@ -56,3 +53,6 @@ func (d *demo) writeEnvFile() error {
 	d.story.tell(dim, "demo", "what other programs need is in %s until the demo ends", d.cfg.EnvFile)
 	return nil
 }
+
+// shellWord quotes text for a POSIX shell.
+func shellWord(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
