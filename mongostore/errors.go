@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 )
 
@@ -99,7 +100,10 @@ func judge(err error) class {
 		return unconfirmed // beside whatever else: that rests on what the server may lose
 	}
 	if e, ok := errors.AsType[mongo.ServerError](err); ok {
-		if mongo.IsDuplicateKeyError(err) {
+		switch {
+		case strangeIndex(err):
+			return misconfigured
+		case mongo.IsDuplicateKeyError(err):
 			return duplicate
 		}
 		for _, c := range codes {
@@ -138,6 +142,22 @@ func refusesCertificate(err error) bool {
 // a reason that doesn't go away with time or with a right clock.
 func wrongCertificate(err error) bool {
 	return is[x509.HostnameError](err) || is[x509.UnknownAuthorityError](err)
+}
+
+// strangeIndex reports whether a document was refused by a unique index that
+// isn't ours: another account has the same value, and ours is not there.
+func strangeIndex(err error) bool {
+	if !mongo.IsDuplicateKeyError(err) {
+		return false
+	}
+	var raw bson.Raw
+	if e, ok := errors.AsType[mongo.WriteException](err); ok && len(e.WriteErrors) > 0 {
+		raw = e.WriteErrors[0].Raw
+	} else if e, ok := errors.AsType[mongo.CommandError](err); ok {
+		raw = e.Raw
+	}
+	keys, ok := raw.Lookup("keyPattern").DocumentOK()
+	return ok && keys.Lookup("_id").IsZero()
 }
 
 func isClosed(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
@@ -225,6 +245,8 @@ func (a *address) mismatch(host string, err error) string {
 		return fmt.Sprintf("the certificate of MongoDB at %s is signed by an authority that this machine doesn't know (%s): name the authority's file with tlsCAFile in %q", host, reason(err), a.shown)
 	case is[tls.RecordHeaderError](err):
 		return fmt.Sprintf("MongoDB at %s doesn't speak TLS (%s): take tls=true out of %q, or switch TLS on there", host, reason(err), a.shown)
+	case strangeIndex(err):
+		return fmt.Sprintf("a unique index that is not tokenbus's refuses the document (%s): drop it from collection accounts of %q", reason(err), a.shown)
 	default:
 		return fmt.Sprintf("MongoDB takes no database %q (%s): correct the database's name in %q", a.database, reason(err), a.shown)
 	}

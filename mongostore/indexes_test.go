@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/internal/rig"
 	"github.com/tokenbus/tokenbus/internal/rig/opmsg"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/mongostore"
 )
 
@@ -161,4 +162,21 @@ func TestIndexesRefused(t *testing.T) {
 			t.Errorf("%d tries, %v, want 2", tries, err)
 		}
 	})
+}
+
+// A unique index that isn't ours makes no conflict: there is no account that a
+// caller could look at.
+func TestStrangeUniqueIndex(t *testing.T) {
+	p, uri := behind(t, opmsg.Config{})
+	s := open(t, mongostore.Config{URL: uri})
+	p.Next(1, "insert", opmsg.Fault{Answer: func(bson.Raw) bson.D {
+		return bson.D{{Key: "ok", Value: 1.0}, {Key: "n", Value: 0}, {Key: "writeErrors", Value: bson.A{bson.D{
+			{Key: "index", Value: 0}, {Key: "code", Value: 11000}, {Key: "keyPattern", Value: bson.D{{Key: "label", Value: 1}}},
+			{Key: "errmsg", Value: `E11000 duplicate key error collection: db.accounts index: label_1 dup key: { label: "x" }`},
+		}}}}
+	}})
+	err := s.Create(t.Context(), testAccount("a"))
+	if !errors.Is(err, mongostore.ErrConfig) || errors.Is(err, ledger.ErrConflict) || !strings.Contains(err.Error(), "label_1") || !strings.Contains(err.Error(), "drop it") {
+		t.Errorf("got error %v, want %q", err, mongostore.ErrConfig)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 )
 
@@ -27,6 +28,13 @@ func TestJudge(t *testing.T) {
 	network := func(err error) error {
 		return mongo.CommandError{Message: err.Error(), Labels: []string{"NetworkError"}, Wrapped: err}
 	}
+	pattern := func(key string) bson.Raw {
+		raw, err := bson.Marshal(bson.D{{Key: "keyPattern", Value: bson.D{{Key: key, Value: 1}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
 	const retryable, nothing = "RetryableWriteError", "NoWritesPerformed"
 	for name, c := range map[string]struct {
 		err  error
@@ -38,6 +46,9 @@ func TestJudge(t *testing.T) {
 		"duplicate":                    {write(11000), duplicate},
 		"duplicate, of a command":      {command(11000), duplicate},
 		"duplicate, and unconfirmed":   {mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: 11000}}, WriteConcernError: &mongo.WriteConcernError{Code: 64}}, unconfirmed},
+		"duplicate, by our key":        {mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: 11000, Raw: pattern("_id")}}}, duplicate},
+		"duplicate, by another index":  {mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: 11000, Raw: pattern("label")}}}, misconfigured},
+		"update, by another index":     {mongo.CommandError{Code: 11000, Raw: pattern("label")}, misconfigured},
 		"write concern timed out":      {concern(64), unconfirmed},
 		"write concern, stepping down": {concern(189, retryable), unconfirmed},
 		"write concern, shutting down": {concern(91, retryable), unconfirmed},
