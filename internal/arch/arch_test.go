@@ -48,6 +48,7 @@ var layers = []struct {
 	{"bus", "account backoff events ledger"},
 	{"cmd/tokenctl", "account backoff events client loginfile bus"},
 	{"cmd/worker", "account accounts backoff clock events failpoint ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv natskv bus"},
+	{"examples", "account client events"},
 	// Test suites: whoever runs them has what they need.
 	{"oauth/oauthtest", "account refresh rotation"},
 	{"client/clienttest", "account backoff events client"},
