@@ -19,9 +19,15 @@ const (
 	// watchResets is how often it tries to go on where it was before it
 	// starts anew.
 	watchResets = 4
+	// heartbeat is how often the server shows that it still delivers. After
+	// two silent ones the library asks anew: a request that got lost, as when
+	// a consumer has just been made in a cluster, would cost half a minute by
+	// its default.
+	heartbeat = time.Second
 	// quiet is how long a gap in the first messages makes it look whether
-	// there are more.
-	quiet = 2 * time.Second
+	// there are more. The library counts its heartbeats anew in each call of
+	// Next, so this must be longer than two of them.
+	quiet = 3 * heartbeat
 )
 
 // watchedIndex is the newest index that is complete.
@@ -82,7 +88,7 @@ func (s *Store) follow(ctx context.Context) error {
 	if err != nil {
 		return explain(s.bucket.config.Name, err)
 	}
-	messages, err := consumer.Messages()
+	messages, err := consumer.Messages(jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return err
 	}
