@@ -20,11 +20,13 @@ const (
 	// reconnectGrace is how long a request waits for a connection that is lost,
 	// so that a server's restart goes unnoticed.
 	reconnectGrace = 2 * time.Second
-	// Another worker is asked when one has been silent for hedgeAfter, then for
-	// twice that, and so on, up to mostRequests. A worker that waits for a refresh
-	// is as silent as one that is frozen; asking twice does no harm.
+	// Another worker is asked when one has been silent for hedgeAfter, and again
+	// each time that hedgeEvery passes, up to mostRequests: NATS chooses who gets
+	// a request, and may choose one that is frozen again. A worker that waits for a
+	// refresh is as silent; asking twice does no harm.
 	hedgeAfter   = 250 * time.Millisecond
-	mostRequests = 6
+	hedgeEvery   = 500 * time.Millisecond
+	mostRequests = 24
 	// One that fails is given mostFailures-1 others, after a short pause each.
 	mostFailures = 3
 	failurePause = 30 * time.Millisecond
@@ -60,7 +62,7 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 	lost := c.link.lost()
 	defer context.AfterFunc(lost, func() { cancel(errLost) })()
 	answers := make(chan answer, mostRequests)
-	hedge, sent, failures := hedgeAfter, 0, 0
+	sent, failures := 0, 0
 	var last error // of a request that failed
 	send := func() {
 		sent++
@@ -77,7 +79,7 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 			<-answers
 		}
 	}()
-	next := time.NewTimer(hedge)
+	next := time.NewTimer(hedgeAfter)
 	defer next.Stop()
 	for {
 		select {
@@ -91,9 +93,8 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 		case <-next.C:
 			if *requests < mostRequests || sent == 0 {
 				send()
-				hedge *= 2
 			}
-			next.Reset(hedge)
+			next.Reset(hedgeEvery)
 		case <-attempts.Done():
 			if lost.Err() != nil && ctx.Err() == nil {
 				return events.TokenReply{}, errLost

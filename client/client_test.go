@@ -228,10 +228,15 @@ func TestNoWorker(t *testing.T) {
 	}
 }
 
-func TestZeroKey(t *testing.T) {
+func TestP10BadLookups(t *testing.T) {
 	c := newClient(t, startServer(t))
 	if _, err := c.Token(t.Context(), account.Key{}); !errors.Is(err, client.ErrBadRequest) {
 		t.Errorf("error is %v", err)
+	}
+	for name, o := range map[string]client.Option{"ttl": client.WithMinTTL(-1), "version": client.WithMinVersion(-1), "rejected": client.WithRejectedVersion(-1)} {
+		if _, err := c.Token(t.Context(), alice, o); !errors.Is(err, client.ErrBadRequest) {
+			t.Errorf("negative %s: %v", name, err)
+		}
 	}
 }
 
@@ -506,6 +511,9 @@ func TestCallersConnectionStaysOpen(t *testing.T) {
 	check(t, c.Close())
 	if !nc.IsConnected() {
 		t.Error("the caller's connection was closed")
+	}
+	if n := nc.NumSubscriptions(); n > 1 { // the library's own, for replies
+		t.Errorf("%d subscriptions are left", n)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -15,19 +16,24 @@ import (
 // all at once.
 const mostPlatforms = 16
 
-// ears hears the bumps of the platforms that are used.
+// mostBusy is how long a refresh is believed to run that nothing more is heard
+// of, whatever the clock says that announced it.
+const mostBusy = time.Minute
+
+// ears hears the bumps of the platforms that are used, and the status events that
+// say that a refresh ends the old token at once.
 type ears struct {
 	client *Client
 
-	mu     sync.Mutex // guards what follows
-	subs   map[string]*nats.Subscription
+	mu     sync.Mutex                      // guards what follows
+	subs   map[string][]*nats.Subscription // of a platform; of "" where it is all of them
 	all    bool
 	closed bool
 	ends   []<-chan struct{} // closed when a subscription's callback is called no more
 }
 
 func newEars(c *Client) *ears {
-	return &ears{client: c, subs: map[string]*nats.Subscription{}}
+	return &ears{client: c, subs: map[string][]*nats.Subscription{}}
 }
 
 // listen makes sure that the platform's bumps are heard from here on.
@@ -40,24 +46,35 @@ func (l *ears) listen(platform string) error {
 	if l.closed {
 		return ErrClosed
 	}
-	subject := strings.TrimSuffix(l.client.subjects.AllBumps(), ">") + platform + ".*"
-	if len(l.subs) == mostPlatforms {
-		subject = l.client.subjects.AllBumps()
+	these := platform + ".*"
+	if l.all = len(l.subs) == mostPlatforms; l.all {
+		platform, these = "", ">"
 	}
-	sub, err := l.client.nc.Subscribe(subject, l.hear)
-	if err != nil {
-		return fmt.Errorf("listen to bumps: %w", err)
-	}
-	l.watch(sub)
-	if len(l.subs) == mostPlatforms {
-		for p, sub := range l.subs {
-			_ = sub.Unsubscribe() // gone with the connection otherwise
-			delete(l.subs, p)
+	before := l.subs
+	subjects := l.client.subjects
+	for all, hear := range map[string]nats.MsgHandler{subjects.AllBumps(): l.hearBump, subjects.AllStatus(): l.hearStatus} {
+		sub, err := l.client.nc.Subscribe(strings.TrimSuffix(all, ">")+these, hear)
+		if err != nil {
+			l.all = false
+			return fmt.Errorf("listen to bumps: %w", err) // the connection is closed: so is what was made
 		}
-		platform, l.all = "", true
+		l.watch(sub)
+		l.subs[platform] = append(l.subs[platform], sub)
 	}
-	l.subs[platform] = sub
+	if l.all {
+		l.subs = map[string][]*nats.Subscription{"": before[""]}
+		delete(before, "")
+		unsubscribe(before)
+	}
 	return nil
+}
+
+func unsubscribe(subs map[string][]*nats.Subscription) {
+	for _, some := range subs {
+		for _, sub := range some {
+			_ = sub.Unsubscribe() // gone with the connection otherwise
+		}
+	}
 }
 
 // watch notices when bumps come faster than they are taken, and when the
@@ -90,20 +107,52 @@ func (l *ears) watch(sub *nats.Subscription) {
 	}()
 }
 
-// hear is called for each bump, one after the other.
-func (l *ears) hear(m *nats.Msg) {
-	c := l.client
-	name, ok := strings.CutPrefix(m.Subject, strings.TrimSuffix(c.subjects.AllBumps(), ">"))
+// known returns the account that a message is about, if memory has it.
+func (l *ears) known(m *nats.Msg, all string) *entry {
+	name, _ := strings.CutPrefix(m.Subject, strings.TrimSuffix(all, ">"))
 	key, err := account.ParseKey(name)
-	if !ok || err != nil || c.memory.get(key) == nil {
+	if err != nil {
+		return nil
+	}
+	return l.client.memory.get(key)
+}
+
+// hearBump is called for each bump, one after the other.
+func (l *ears) hearBump(m *nats.Msg) {
+	e := l.known(m, l.client.subjects.AllBumps())
+	if e == nil {
 		return
 	}
 	b, err := events.DecodeBump(m.Data)
-	if err != nil || b.Key != key {
-		c.log.Warn("bump can't be read and is ignored", "subject", m.Subject, "error", err)
+	if err != nil || b.Key != e.key {
+		l.client.log.Warn("bump can't be read and is ignored", "subject", m.Subject, "error", err)
 		return
 	}
-	c.hear(b)
+	l.client.hear(b)
+}
+
+// hearStatus is called for each status event, one after the other. What changes
+// a status comes as a bump too, so one code alone counts.
+func (l *ears) hearStatus(m *nats.Msg) {
+	e := l.known(m, l.client.subjects.AllStatus())
+	if e == nil {
+		return
+	}
+	status, err := events.DecodeStatus(m.Data)
+	if err != nil || status.Key != e.key {
+		l.client.log.Warn("status event can't be read and is ignored", "subject", m.Subject, "error", err)
+		return
+	}
+	s := l.client.situation()
+	until := instant(0) // any other news ends it
+	if status.Code == events.StatusRefreshing {
+		until = s.at + min(max(status.Until.Sub(s.now.Round(0)), 0), mostBusy)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if until != 0 || e.busy != 0 {
+		e.hearBusy(until)
+	}
 }
 
 // close stops listening and waits until hear is called no more.
@@ -111,9 +160,7 @@ func (l *ears) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	for _, sub := range l.subs {
-		_ = sub.Unsubscribe() // gone with the connection otherwise
-	}
+	unsubscribe(l.subs)
 	for _, end := range l.ends {
 		<-end
 	}

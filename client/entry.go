@@ -18,6 +18,7 @@ type entry struct {
 	seen      account.Version
 	heard     account.Rev     // of the newest bump
 	announced account.Version // by a bump, above seen and not refuted; else 0
+	busy      instant         // until then a refresh may run that ends the old token at once
 	flights   map[want]*flight
 	watchers  map[chan struct{}]struct{}
 	placed    bool // has a place in memory
@@ -26,6 +27,12 @@ type entry struct {
 
 // idle reports whether nobody waits for news; the caller holds mu.
 func (e *entry) idle() bool { return len(e.flights) == 0 && len(e.watchers) == 0 }
+
+// of returns the situation of this account; the caller holds mu.
+func (e *entry) of(s situation) situation {
+	s.announced, s.busy = e.announced, s.at < e.busy
+	return s
+}
 
 // touch marks the account as used. It mostly only reads.
 func (e *entry) touch() {
@@ -38,12 +45,13 @@ func (e *entry) touch() {
 type question struct {
 	req   events.TokenRequest
 	heard account.Rev
+	busy  instant
 	when  situation
 }
 
 // question returns what to ask a worker; the caller holds mu.
 func (e *entry) question(w want, s situation) question {
-	q := question{heard: e.heard, when: s}
+	q := question{heard: e.heard, busy: e.busy, when: s}
 	q.req = events.TokenRequest{MinTTL: w.minTTL, MinVersion: max(w.minVersion, e.seen), RejectedVersion: w.rejected}
 	if h := e.held.Load(); h != nil && h.left(s) > lastMoment && h.token.Version > w.rejected && h.token.Version >= q.req.MinVersion {
 		q.req.KnownVersion = h.token.Version
@@ -82,6 +90,9 @@ func (e *entry) take(q question, reply events.TokenReply, s situation, refuted b
 	}
 	news := reply.Version > e.seen
 	e.seen, e.announced = reply.Version, 0
+	if q.busy == e.busy {
+		e.busy = 0 // the worker has waited for it
+	}
 	e.hold(token, q, s)
 	if news {
 		e.tell()
@@ -106,11 +117,7 @@ func (e *entry) hold(token Token, q question, s situation) {
 	}
 	// A bump that came while we waited may be about this version, or the reply
 	// may be older than what it says of the account.
-	next := h.vouched(q.when, q.heard != e.heard)
-	if q.when.epoch != s.epoch || q.when.up != s.up {
-		next = next.ready(s)
-	}
-	e.held.Store(next)
+	e.held.Store(h.vouched(q.when, q.heard != e.heard || e.busy != 0).ready(e.of(s)))
 }
 
 // deny takes in that the fleet gives no token for the account any more. The
@@ -120,12 +127,20 @@ func (e *entry) deny() {
 	e.tell()
 }
 
+// spare takes in that workers did not answer: for a while nobody waits for them.
+// The caller holds mu.
+func (e *entry) spare(s situation) {
+	if h := e.held.Load(); h != nil {
+		e.held.Store(h.spared(e.of(s)))
+	}
+}
+
 // hear takes a bump in, and reports whether it was news. The caller holds mu.
 func (e *entry) hear(b events.Bump) bool {
 	if b.Rev <= e.heard {
 		return false
 	}
-	e.heard = b.Rev
+	e.heard, e.busy = b.Rev, 0
 	if b.Version > max(e.seen, e.announced) {
 		e.announced = b.Version
 	}
@@ -138,16 +153,25 @@ func (e *entry) hear(b events.Bump) bool {
 	return true
 }
 
+// hearBusy takes in that a refresh runs until then that ends the old token at
+// once, or with 0 that none does. The caller holds mu.
+func (e *entry) hearBusy(until instant) {
+	e.busy = until
+	if h := e.held.Load(); h != nil {
+		e.held.Store(h.closed())
+	}
+}
+
 // confirm takes in that the stream's last bump is one that we have heard of
 // already, as of the epoch. The caller holds mu.
 func (e *entry) confirm(b events.Bump, epoch int64, s situation) bool {
 	h := e.held.Load()
-	if h == nil || h.unsure || e.announced > h.token.Version || b.Rev != e.heard || h.epoch >= epoch {
+	if h == nil || h.unsure || e.busy != 0 || e.announced > h.token.Version || b.Rev != e.heard || h.epoch >= epoch {
 		return false
 	}
 	next := *h
 	next.epoch = epoch
-	e.held.Store(next.ready(s))
+	e.held.Store(next.ready(e.of(s)))
 	return true
 }
 

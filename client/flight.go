@@ -31,8 +31,8 @@ type flight struct {
 
 // lookup is [Client.Token] where the fast path has no answer.
 func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, error) {
-	if key.IsZero() {
-		return Token{}, &Error{Key: key, Code: events.CodeBadRequest, Message: "the key names no account"}
+	if err := w.check(key); err != nil {
+		return Token{}, err
 	}
 	// Before anything is asked, so that no bump is missed that comes after the reply.
 	if err := c.ears.listen(key.Platform()); err != nil {
@@ -73,6 +73,22 @@ func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, er
 	}
 }
 
+// check returns what is wrong with the look-up, as the workers would say it.
+func (w want) check(key account.Key) error {
+	bad := func(message string) error {
+		return &Error{Key: key, Code: events.CodeBadRequest, Message: message}
+	}
+	switch {
+	case key.IsZero():
+		return bad("the key names no account")
+	case w.minTTL < 0:
+		return bad("min_ttl: must not be negative")
+	case w.minVersion < 0, w.rejected < 0:
+		return bad("versions must not be negative")
+	}
+	return nil
+}
+
 // advice is what memory says to a look-up: have this token, or wait for this
 // flight, and then perhaps have the token all the same.
 type advice struct {
@@ -87,7 +103,7 @@ type advice struct {
 func (c *Client) consult(key account.Key, w want, s situation, wait *patience) advice {
 	e := c.memory.lock(key)
 	defer e.mu.Unlock()
-	s.announced = e.announced
+	s = e.of(s)
 	h := e.held.Load()
 	a := advice{entry: e, verdict: judge(h, w, s)}
 	switch a.verdict {
@@ -150,7 +166,7 @@ func (c *Client) join(e *entry, w want, ctx context.Context, landed func()) (f *
 // holds e.mu.
 func (c *Client) beside(e *entry, s situation) {
 	if h := e.held.Load(); h != nil {
-		e.held.Store(h.asked(s))
+		e.held.Store(h.asked(e.of(s)))
 	}
 	if e.flights[want{}] != nil || c.life.Err() != nil {
 		return
@@ -248,9 +264,7 @@ func (c *Client) spare(e *entry) {
 	s := c.situation()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if h := e.held.Load(); h != nil {
-		e.held.Store(h.spared(s))
-	}
+	e.spare(s)
 }
 
 // overtaken reports whether a newer version was handed out than the token's.

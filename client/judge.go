@@ -54,6 +54,7 @@ type situation struct {
 	epoch     int64
 	up        bool            // connected to NATS
 	announced account.Version // by a bump, and not refuted; else 0
+	busy      bool            // a refresh runs that ends the old token at once
 	maxAge    time.Duration
 	minTTL    time.Duration
 }
@@ -83,6 +84,8 @@ func judge(h *held, w want, s situation) verdict {
 		return mustAsk
 	case !s.up:
 		return serve
+	case s.busy:
+		return mustAsk
 	case s.at < h.reprieve && h.stamp == s.epoch:
 	case h.unsure, h.epoch < s.epoch, s.at-h.checked >= s.maxAge, left < margin:
 		return shouldAsk
@@ -99,11 +102,11 @@ func (h *held) left(s situation) time.Duration {
 }
 
 // vouched returns h as of a worker's word, given in answer to a question that
-// was asked in situation s.
+// was asked in situation s. It is not ready.
 func (h held) vouched(s situation, unsure bool) *held {
 	h.checked, h.epoch, h.unsure, h.reprieve = s.at, s.epoch, unsure, 0
 	h.beside = min(s.at+s.maxAge*2/3, max(h.ends-h.skew, s.at+besideEvery))
-	return h.ready(s)
+	return &h
 }
 
 // asked returns h while a question runs beside.
@@ -121,7 +124,6 @@ func (h held) spared(s situation) *held {
 // ready returns h with the fast path open for as long as [judge] would say serve
 // to a look-up that wants nothing special and nothing happens.
 func (h held) ready(s situation) *held {
-	s.announced = 0 // who calls has looked
 	h.stamp, h.fresh = s.epoch, 0
 	if judge(&h, want{}, s) != serve {
 		return &h

@@ -58,6 +58,8 @@ func TestJudge(t *testing.T) {
 		{"old, spared", living(time.Hour, func(h *held) { h.checked, h.reprieve = 0, at+1 }), want{}, nil, serve},
 		{"spared in an earlier epoch", living(time.Hour, func(h *held) { h.epoch, h.stamp, h.reprieve = 2, 2, at+1 }), want{}, nil, shouldAsk},
 		{"announced, spared", living(time.Hour, func(h *held) { h.reprieve = at + 1 }), want{}, announced(8), mustAsk},
+		{"a refresh ends it", living(time.Hour), want{}, func(s *situation) { s.busy = true }, mustAsk},
+		{"a refresh ends it, cut off", living(time.Hour), want{}, func(s *situation) { s.busy, s.up = true, false }, serve},
 		{"due", living(time.Hour, func(h *held) { h.beside = at }), want{}, nil, serveAndAsk},
 		{"due, spared", living(time.Hour, func(h *held) { h.beside, h.checked, h.reprieve = at, 0, at+1 }), want{}, nil, serveAndAsk},
 	} {

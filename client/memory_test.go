@@ -146,6 +146,27 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// A bump that is heard while a look-up has waited in vain is not spared away.
+func TestP4SpareLeavesTheFloor(t *testing.T) {
+	for name, happens := range map[string]func(*entry){
+		"a newer version":        func(e *entry) { e.hear(events.Bump{Key: e.key, Version: 8, Rev: 6}) },
+		"a refresh that ends it": func(e *entry) { e.hearBusy(2 * time.Hour) },
+		"nothing":                func(*entry) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := situation{now: time.Now(), at: time.Hour, epoch: 1, up: true, maxAge: time.Minute, minTTL: time.Minute}
+			e := &entry{key: testKey(t, "openai.alice"), seen: 7, heard: 5}
+			h := &held{token: Token{Key: e.key, Version: 7, ExpiresAt: s.now.Add(time.Hour)}, ends: 2 * time.Hour, epoch: 1}
+			e.held.Store(h)
+			happens(e)
+			e.spare(s)
+			if open := e.held.Load().fresh > s.at; open != (name == "nothing") {
+				t.Errorf("the fast path is open: %v", open)
+			}
+		})
+	}
+}
+
 func TestCounter(t *testing.T) {
 	var c counter
 	var all sync.WaitGroup
