@@ -112,15 +112,23 @@ func (l *Ledger) TellNow(ctx context.Context, a *account.Account, code, message 
 	}
 }
 
-// Behind returns the announced version if it is above the document's: the
-// store is a restored backup, say, and its refresh token spent. 0 also where
-// the stream can't be asked: one that is down must not end all refreshes.
+// Behind returns the version that peers have seen if it is above the
+// document's: the store is a restored backup, say, and its refresh token spent.
+// 0 also where nobody can be asked: a stream that is down must not end all
+// refreshes.
 func (l *Ledger) Behind(ctx context.Context, d *Document) account.Version {
 	ctx, cancel := context.WithTimeout(ctx, CacheTimeout)
 	defer cancel()
-	bump, err := l.cfg.Publisher.LastBump(ctx, d.Key)
-	if err != nil || bump.Version <= d.Version {
+	seen, _ := l.cfg.Publisher.LastBump(ctx, d.Key)
+	_ = l.cache.Do(ctx, func(ctx context.Context) error {
+		e, err := l.cfg.Cache.Get(ctx, d.Key)
+		if err == nil {
+			seen.Version = max(seen.Version, e.Version)
+		}
+		return err
+	}, absent)
+	if seen.Version <= d.Version {
 		return 0
 	}
-	return bump.Version
+	return seen.Version
 }

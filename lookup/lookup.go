@@ -122,10 +122,10 @@ func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenReque
 			return reply, nil
 		}
 		flight, _ := d.cfg.Refresher.Refresh(key, w)
-		if err := flight.Wait(ctx); err != nil {
+		if err := flight.Wait(ctx); err != nil && (!w.Join || ctx.Err() != nil) {
 			return events.TokenReply{}, err
 		}
-		waited = true
+		waited = true // one that was only joined: whatever became of it, the old token may live on
 	}
 	return events.TokenReply{}, events.Unavailable(events.RetrySoon, "%s: no token that serves this request has come about", key)
 }

@@ -41,9 +41,20 @@ type fleet struct {
 }
 
 // clock is the system's, plus an offset that a test turns.
-type clock struct{ offset atomic.Int64 }
+type clock struct {
+	offset atomic.Int64
+	frozen atomic.Pointer[time.Time] // where the wall clock stands still
+}
 
-func (c *clock) Now() time.Time                         { return time.Now().Add(time.Duration(c.offset.Load())) }
+func (c *clock) Now() time.Time {
+	if at := c.frozen.Load(); at != nil {
+		return *at
+	}
+	return time.Now().Add(time.Duration(c.offset.Load()))
+}
+
+// freeze makes the wall clock stand still.
+func (c *clock) freeze()                                { c.frozen.Store(new(c.Now())) }
 func (c *clock) Elapsed() time.Duration                 { return time.Since(birth) + time.Duration(c.offset.Load()) }
 func (c *clock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 func (c *clock) advance(d time.Duration)                { c.offset.Add(int64(d)) }

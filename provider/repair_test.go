@@ -696,3 +696,47 @@ func TestOperatorsRefreshDoesNotCountAsForced(t *testing.T) {
 		t.Errorf("a streak of %d after a rejected version", n)
 	}
 }
+
+// The store is a backup from before a rotation was begun, and its answer waits
+// in the journal: it is settled before anything is sent, though no record says
+// that there is one.
+func TestP1AnAnswerWaitsAndTheRecordOfItIsGone(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", time.Second)
+	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+	backup := f.store.Snapshot()
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		if op == "Update" && f.endpoint.Exchanges() > 0 {
+			return false, errors.New("down")
+		}
+		return true, nil
+	})
+	f.clock.advance(time.Second)
+	asked, done := context.WithCancel(t.Context())
+	go func() { _, _ = p.Token(asked, key("x"), events.TokenRequest{}) }()
+	eventually(t, "the answer waits in the journal", func() bool {
+		records, _ := f.journal.Records(t.Context(), key("x"))
+		return len(records) == 1
+	})
+	done()
+	ended, abort := context.WithCancel(t.Context())
+	abort()
+	_ = p.Close(ended)
+	f.store.Restore(backup)
+	f.store.Fault.Set(nil)
+
+	q := f.worker()
+	// It has looked into the journal and could not settle what is there.
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) { return op == "Due" || op == "Pending", errors.New("down") })
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = q.Run(ctx) }()
+	defer func() { stop(); <-ran }()
+	eventually(t, "the worker has looked into the journal", func() bool { return q.Stats().JournalWaiting == 1 && q.Stats().Flights == 0 })
+	f.store.Fault.Set(nil)
+	f.clock.advance(2 * time.Second) // past the hold of the store that was down
+	if reply := f.token(q, "x", events.TokenRequest{}); reply.Version != 2 || f.endpoint.Exchanges() != 1 || f.endpoint.Reused() != 0 {
+		t.Errorf("version %d after %d exchanges, %d reused", reply.Version, f.endpoint.Exchanges(), f.endpoint.Reused())
+	}
+}

@@ -87,6 +87,13 @@ func (r *Refresher) replayAccount(ctx context.Context, key account.Key, rotation
 	return found, err
 }
 
+// waits reports whether something waited for the account at the last look.
+func (r *Refresher) waits(key account.Key) bool {
+	r.left.mu.Lock()
+	defer r.left.mu.Unlock()
+	return r.left.keys[key]
+}
+
 // replay judges the record's answer anew and settles it.
 func (r *Refresher) replay(ctx context.Context, rec rotation.Record) error {
 	plain, err := r.cfg.Sealer.Open(rec.Answer, ledger.Associated(rec.Key, FieldAnswer))
@@ -117,6 +124,13 @@ func (r *Refresher) ReplayAll(ctx context.Context) {
 		r.log.Warn("journal is not readable in full", "error", err)
 	}
 	r.stats.waiting.Store(int64(len(records)))
+	keys := map[account.Key]bool{}
+	for _, rec := range records {
+		keys[rec.Key] = true
+	}
+	r.left.mu.Lock()
+	r.left.keys = keys
+	r.left.mu.Unlock()
 	if len(records) > replayAtOnce { // the rest another time, in no order that lets one stand before others for ever
 		rand.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
 		records = records[:replayAtOnce]

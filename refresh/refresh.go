@@ -127,12 +127,16 @@ func (f *flying) advance(ctx context.Context) (again bool, err error) {
 	if f.held && plan.Step != rotation.StepInDoubt {
 		return true, nil // the lease's owner is about to do it
 	}
-	if f.doc.Rotation != nil {
-		// What was answered already must be saved before anything is sent.
-		switch found, err := f.replayAccount(ctx, f.key, f.doc.Rotation.ID); {
+	// What was answered already must be saved before anything is sent.
+	if gone := f.doc.Rotation; gone != nil {
+		switch found, err := f.replayAccount(ctx, f.key, gone.ID); {
 		case err != nil:
 			return false, f.blocked(err)
 		case found:
+			return true, nil
+		}
+	} else if f.waits(f.key) { // the store has lost the record of it
+		if before := f.doc.Version; f.settledFromJournal(ctx, before) {
 			return true, nil
 		}
 	}
@@ -143,6 +147,15 @@ func (f *flying) advance(ctx context.Context) (again bool, err error) {
 		return false, f.hold(time.Minute, "no provider %q is defined; add it to the file of --providers", f.key.Platform())
 	}
 	return f.begin(ctx)
+}
+
+// settledFromJournal settles what waits in the journals for the account, and
+// reports whether that has changed its version.
+func (f *flying) settledFromJournal(ctx context.Context, before account.Version) bool {
+	if _, err := f.replayAccount(ctx, f.key, ""); err != nil {
+		f.log.Warn("replay from the journal", "account", f.key.String(), "error", err)
+	}
+	return f.read(ctx) == nil && f.doc.Version != before
 }
 
 // look notes the document's rotation and returns what this worker has seen of

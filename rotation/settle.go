@@ -149,7 +149,9 @@ func charge(a *account.Account, v Verdict, r Rules) {
 // rotation and the token that it was about.
 func fail(a *account.Account, rec Record, v Verdict, r Rules) Ending {
 	b := a.Clone()
-	b.Rotation = leftover(a.Rotation, v.Outcome)
+	// That it is settled is written also where a doubt is left: asked again, it
+	// must not count the attempt a second time.
+	b.Rotation, b.LastRotationID = leftover(a.Rotation, v.Outcome), rec.RotationID
 	e := Ending{Guard: account.Guard{Rotation: &rec.RotationID}, Status: events.StatusCoolingDown, Message: v.Message}
 	switch v.Outcome {
 	case Fenced: // whoever waits looks again
@@ -177,7 +179,7 @@ func fail(a *account.Account, rec Record, v Verdict, r Rules) Ending {
 	if v.Outcome == Fenced || v.Outcome == Misconfigured {
 		e.Status = "" // nobody's failure; the log has it
 	}
-	e.Change = &account.Change{Fields: account.FieldRotation | account.FieldFailure | account.FieldRefreshAt, To: b}
+	e.Change = &account.Change{Fields: account.FieldRotation | account.FieldLastRotation | account.FieldFailure | account.FieldRefreshAt, To: b}
 	return e
 }
 

@@ -19,10 +19,11 @@ const fleetsAtOnce = "4"
 
 var programs string // the folder with the worker, once it is built
 
-// build builds the worker with the race detector, once.
+// build builds the worker, race-checked if the tests are, once.
 var build = sync.OnceValues(func() (path string, err error) {
 	path = filepath.Join(programs, "worker")
-	out, err := exec.Command("go", "build", "-race", "-o", path, "github.com/tokenbus/tokenbus/cmd/worker").CombinedOutput()
+	args := append([]string{"build", "-o", path}, buildFlags...)
+	out, err := exec.Command("go", append(args, "github.com/tokenbus/tokenbus/cmd/worker")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build worker: %w\n%s", err, out)
 	}

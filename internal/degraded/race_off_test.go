@@ -1,0 +1,5 @@
+//go:build !race && unix
+
+package degraded_test
+
+var buildFlags []string
