@@ -21,7 +21,7 @@ func TestP7DegradedCache(t *testing.T) {
 		due := fl.puts(8, strict, "due", 0)
 		fl.play(scene{
 			begin: func() { f.breaks(t, fl.cache) }, end: func() { fl.cache.Heal(t) }, unready: []string{"cache"},
-			hot: hot,
+			hot: hot, rested: fl.puts(4, strict, "rested", uncached),
 			refresh: cell{
 				during: func() error { return inTurn(due, func(key account.Key) error { return fl.crowd(key, 2) }) },
 				after: func() error {

@@ -30,7 +30,7 @@ func TestP7DegradedEndpoint(t *testing.T) {
 		due := fl.puts(12, platform, "due", 0)
 		fl.play(scene{
 			begin: func() { f.breaks(t, fl.token) }, end: func() { fl.token.Heal(t) },
-			hot: hot,
+			hot: hot, rested: fl.puts(4, platform, "rested", uncached),
 			refresh: cell{
 				during: func() error { return fl.backsOff(f, due) },
 				after: func() error {
@@ -77,7 +77,11 @@ func (fl *fleet) backsOff(f failure, due []account.Key) error {
 		})
 	}
 	err := each(due, func(key account.Key) error {
-		return refusal(fl.get(key, 2), events.CodeCoolingDown, events.CodeUnavailable)
+		err := fl.get(key, 2)
+		if e, ok := errors.AsType[*events.Error](err); ok && e.Code == events.CodeCoolingDown && e.RetryAfter < time.Second/2 {
+			return fmt.Errorf("the back-off of %s is %s", key, e.RetryAfter)
+		}
+		return refusal(err, events.CodeCoolingDown, events.CodeUnavailable)
 	})
 	return errors.Join(err, fl.circuitOpens(due))
 }

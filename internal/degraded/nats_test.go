@@ -6,13 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/bus"
+	"github.com/tokenbus/tokenbus/client"
 	"github.com/tokenbus/tokenbus/events"
 )
 
@@ -26,7 +27,7 @@ func TestP7DegradedNATS(t *testing.T) {
 		fl.begun(running)
 		fl.play(scene{
 			begin: func() { f.breaks(t, fl.nats) }, end: func() { fl.nats.Heal(t) }, unready: []string{"nats", "jetstream"},
-			hot: hot, asks: fl.keeper(),
+			hot: hot, asks: fl.library(),
 			refresh: cell{
 				during: func() error {
 					fl.release()
@@ -69,25 +70,24 @@ func (fl *fleet) committed(key account.Key, version account.Version) error {
 	})
 }
 
-// keeper asks over NATS as a gateway does that keeps the last reply until its
-// token ends, and takes that where nobody answers.
-func (fl *fleet) keeper() asker {
-	var mu sync.Mutex // guards kept
-	kept := map[account.Key]events.TokenReply{}
+// library asks with the client library, over the link as the workers are: with
+// NATS away it serves from its memory.
+func (fl *fleet) library() asker {
+	fl.t.Helper()
+	c, err := client.New(client.Config{URL: fl.natsURL, NKey: fl.server.KeyFile(bus.RoleClient), Name: fl.t.Name()})
+	if err != nil {
+		fl.t.Fatal(err)
+	}
+	fl.t.Cleanup(func() { _ = c.Close() })
 	return func(key account.Key) error {
-		reply, err := fl.ask(fl.cutOff, key, events.TokenRequest{}, soon)
-		mu.Lock()
-		defer mu.Unlock()
-		if err == nil {
-			kept[key] = reply
+		start := time.Now()
+		token, err := c.Token(fl.t.Context(), key)
+		if took := time.Since(start); took > soon {
+			err = errors.Join(err, fmt.Errorf("%s waited for something: %s", key, took))
 		}
-		last := kept[key]
-		if err == nil || !unheard(err) || last.AccessToken.IsZero() {
-			return err
+		if err == nil && !fl.endpoints[key.Platform()].Valid(token.AccessToken()) {
+			err = fmt.Errorf("the endpoint does not take the token of %s", key)
 		}
-		if !fl.endpoints[key.Platform()].Valid(last.AccessToken.Reveal()) || !time.Now().Before(last.ExpiresAt) {
-			return fmt.Errorf("the token of %s in hand is dead: %w", key, err)
-		}
-		return nil
+		return err
 	}
 }

@@ -76,8 +76,9 @@ type scene struct {
 	// unready are the dependencies of which /readyz must name one while the
 	// failure lasts; none: it isn't asked.
 	unready []string
-	hot     []account.Key // with tokens in hand
-	asks    asker         // for these; nil: once, and the answer must come at once
+	hot     []account.Key // with tokens in hand, asked for all the time
+	rested  []account.Key // with tokens in hand, not asked for until it fails
+	asks    asker         // for the hot ones; nil: over the wire, once, and the answer must come at once
 	refresh cell
 	fresh   cell // accounts that no cache knows
 }
@@ -93,9 +94,13 @@ func (fl *fleet) play(s scene) {
 	if err := await(fl.t.Context(), healed, l.warm); err != nil {
 		fl.t.Fatal(err)
 	}
+	if err := fl.rest(s.rested); err != nil {
+		fl.t.Fatal(err)
+	}
 	l.measure()
 	over := time.After(outage)
 	s.begin()
+	each(s.rested, func(key account.Key) error { l.one(key); return nil })
 	var refresh, fresh, ready error
 	together(
 		func() { refresh = s.refresh.during() },
@@ -126,6 +131,23 @@ func (fl *fleet) play(s scene) {
 		for _, w := range fl.workers {
 			fl.t.Logf("%s:\n%s", w.name, w.process().Text())
 		}
+	}
+}
+
+// rest has all workers know the accounts, and then not be asked for so long
+// that each must check them before it serves them again.
+func (fl *fleet) rest(keys []account.Key) error {
+	const enough = 12 // for each worker to be among those that answer
+	for range enough {
+		if err := each(keys, func(key account.Key) error { return fl.get(key, 1) }); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-time.After(l1MaxAge):
+		return nil
+	case <-fl.t.Context().Done():
+		return fl.t.Context().Err()
 	}
 }
 
@@ -190,7 +212,6 @@ type asker func(key account.Key) error
 type load struct {
 	ask   asker
 	probe func(account.Key) error // nil: none
-	limit time.Duration           // for an answer
 	end   context.CancelFunc
 	ended chan struct{}
 

@@ -23,7 +23,7 @@ func TestP7DegradedStore(t *testing.T) {
 		fl.begun(answered)
 		fl.play(scene{
 			begin: func() { f.breaks(t, fl.store) }, end: func() { fl.store.Heal(t) }, unready: []string{"store"},
-			hot: hot,
+			hot: hot, rested: fl.puts(4, strict, "rested", uncached),
 			refresh: cell{
 				during: func() error {
 					fl.release()
