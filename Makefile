@@ -6,6 +6,7 @@ BENCH    ?= .
 E2E_STORM         ?= 60s
 E2E_RATE          ?= 5000
 SOAK              ?= 10m
+COHERENCE         ?= 10m
 EXPLORE_SCHEDULES ?= 100000
 EXPLORE_TIME      ?= 10m
 CRASH_ROTATIONS   ?= 200
@@ -33,6 +34,10 @@ storm: test-deps ## kill workers at random before a third party's authorization 
 .PHONY: soak
 soak: test-deps ## random faults against a full stack, one every five seconds (SOAK, SOAK_SEED)
 	TOKENBUS_TEST_REQUIRE=1 SOAK=$(SOAK) $(GO) test -count=1 -timeout 2h -v -run '^TestSoak$$' ./internal/degraded
+
+.PHONY: coherence
+coherence: test-deps ## look for stale tokens while links fail (COHERENCE, COHERENCE_SEED), and find every mutation
+	TOKENBUS_TEST_REQUIRE=1 COHERENCE=$(COHERENCE) COHERENCE_MUTATIONS=1 $(GO) test -count=1 -timeout 2h -v ./internal/coherence
 
 .PHONY: rolling
 rolling: test-deps ## replace three workers one by one under load (E2E_RATE look-ups a second)
