@@ -140,13 +140,17 @@ func (w *worker) reachStore(ctx context.Context) (err error) {
 }
 
 func (w *worker) bucketConfig() natskv.Config {
-	return natskv.Config{JetStream: w.js, LeaseTTL: w.cfg.LeaseTTL, Logger: w.log}
+	return natskv.Config{
+		JetStream: w.js, LeaseTTL: w.cfg.LeaseTTL, Replicas: w.cfg.NATSReplicas, PlacementTags: w.cfg.NATSTags, Logger: w.log,
+	}
 }
 
 // openBuckets makes streams and buckets, or adopts those that are there. It
 // may be called again after an error.
 func (w *worker) openBuckets(ctx context.Context) error {
-	if err := bus.EnsureStreams(ctx, w.js, bus.StreamsConfig{Subjects: w.subjects, Logger: w.log}); err != nil {
+	if err := bus.EnsureStreams(ctx, w.js, bus.StreamsConfig{
+		Subjects: w.subjects, Replicas: w.cfg.NATSReplicas, PlacementTags: w.cfg.NATSTags, Logger: w.log,
+	}); err != nil {
 		return err
 	}
 	journal, err := natskv.NewJournal(ctx, w.bucketConfig())
@@ -226,7 +230,7 @@ func (w *worker) finally(setting string, probe func(context.Context) error) func
 			taken.Store(true)
 		case errors.Is(err, seal.ErrOtherKeyset):
 			w.fail(w.foreignKeyset(err))
-		case !taken.Load() && (errors.Is(err, mongostore.ErrCredentials) || errors.Is(err, rediskv.ErrCredentials)):
+		case !taken.Load() && (mongostore.Final(err) || rediskv.Final(err)):
 			w.fail(settingError(setting, err))
 		}
 		return err

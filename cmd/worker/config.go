@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,6 +45,8 @@ type config struct {
 	NATSCA        string
 	NATSCert      string
 	NATSKey       string
+	NATSReplicas  int // 0: automatic
+	NATSTags      []string
 	SubjectPrefix string
 
 	StoreURL  string
@@ -110,6 +113,11 @@ func (c config) natsURLs() []string {
 func (c config) scrubber() func(string) string {
 	var pairs []string
 	for _, u := range append(c.natsURLs(), c.StoreURL, c.CacheURL) {
+		if parsed, err := url.Parse(u); err == nil { // Redis takes one there too
+			if secret := parsed.Query().Get("password"); secret != "" {
+				pairs = append(pairs, secret, "[redacted]", url.QueryEscape(secret), "[redacted]")
+			}
+		}
 		_, rest, _ := strings.Cut(u, "://")
 		user, _, ok := strings.Cut(rest, "@")
 		if !ok {
@@ -148,6 +156,8 @@ func readConfig(flag, env lookupFunc) (config, error) {
 		NATSCA:        r.file("nats-ca"),
 		NATSCert:      r.file("nats-cert"),
 		NATSKey:       r.file("nats-key"),
+		NATSReplicas:  r.replicas(),
+		NATSTags:      r.tags(),
 		SubjectPrefix: r.get("subject-prefix"),
 		StoreURL:      r.storeURL(),
 		CacheURL:      r.cacheURL(),
@@ -215,6 +225,35 @@ func (r *reader) checkKeyset(c config) {
 		}
 	}
 	r.file("keyset")
+}
+
+func (r *reader) replicas() int {
+	const name = "nats-replicas"
+	v := r.get(name)
+	if v == auto {
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > 5 {
+		r.wrong(name, v, "want auto, or 1 to 5")
+	}
+	return n
+}
+
+func (r *reader) tags() (tags []string) {
+	const name = "nats-placement-tags"
+	v := r.get(name)
+	if v == "" {
+		return nil
+	}
+	for tag := range strings.SplitSeq(v, ",") {
+		if tag = strings.TrimSpace(tag); tag == "" || strings.ContainsAny(tag, " \t") {
+			r.wrong(name, v, "want tags separated by commas, such as region:eu,ssd")
+			return nil
+		}
+		tags = append(tags, tag)
+	}
+	return tags
 }
 
 func (r *reader) natsURL() string {

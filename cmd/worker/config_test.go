@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func TestConfigDefaults(t *testing.T) {
 		L1MaxAge: 30 * time.Second, RefreshAhead: refreshAhead{Auto: true},
 		HTTPAddr: "127.0.0.1:9464", LogLevel: slog.LevelInfo, LogFormat: "auto",
 	}
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("readConfig() = %+v\nwant %+v", got, want)
 	}
 	if got := got.keysetPath(); got != "data/keyset.json" {
@@ -62,6 +63,8 @@ func TestConfigValues(t *testing.T) {
 		{"nats-ca", file, joining, func(c config) any { return c.NATSCA }, file},
 		{"nats-cert", file, joining, func(c config) any { return c.NATSCert }, file},
 		{"nats-key", file, joining, func(c config) any { return c.NATSKey }, file},
+		{"nats-replicas", "3", joining, func(c config) any { return c.NATSReplicas }, 3},
+		{"nats-placement-tags", "region:eu, ssd", joining, func(c config) any { return strings.Join(c.NATSTags, "|") }, "region:eu|ssd"},
 		{"subject-prefix", "my.bus", here, func(c config) any { return c.SubjectPrefix }, "my.bus"},
 		{"store-url", "mongodb://u:p@a:1,b:2/db?w=1", here, func(c config) any { return c.StoreURL }, "mongodb://u:p@a:1,b:2/db?w=1"},
 		{"cache-url", "rediss://:p@h:6379/2", here, func(c config) any { return c.CacheURL }, "rediss://:p@h:6379/2"},
@@ -170,6 +173,9 @@ func TestConfigProblems(t *testing.T) {
 			[]string{`--nats-cert (TOKENBUS_NATS_CERT): is missing; --nats-key needs it`}},
 		{"empty file name", map[string]string{"providers": ""},
 			[]string{`--providers (TOKENBUS_PROVIDERS): is empty; name a file, or leave it out`}},
+		{"nats-replicas", map[string]string{"nats-replicas": "many"}, []string{`--nats-replicas (TOKENBUS_NATS_REPLICAS): "many": want auto, or 1 to 5`}},
+		{"nats-placement-tags", map[string]string{"nats-placement-tags": "a,,b"},
+			[]string{`--nats-placement-tags (TOKENBUS_NATS_PLACEMENT_TAGS): "a,,b": want tags separated by commas, such as region:eu,ssd`}},
 		{"subject-prefix", map[string]string{"subject-prefix": "a..b"},
 			[]string{`--subject-prefix (TOKENBUS_SUBJECT_PREFIX): "a..b": want parts of A-Z, a-z, 0-9, _ and -, joined by dots`}},
 		{"store-url scheme", map[string]string{"store-url": "postgres://u:hunter2@h/db"},

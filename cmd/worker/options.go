@@ -44,10 +44,12 @@ func runOptions() []option {
 		{"nats-ca", "", "FILE", groupNATS, "certificate authority of the server at --nats-url"},
 		{"nats-cert", "", "FILE", groupNATS, "client certificate for the server at --nats-url"},
 		{"nats-key", "", "FILE", groupNATS, "private key of --nats-cert"},
+		{"nats-replicas", "auto", "N", groupNATS, "replicas of streams and buckets that are made, 1 to 5; auto: three in a cluster of three or more servers, else one"},
+		{"nats-placement-tags", "", "TAGS", groupNATS, "tags of the NATS servers that streams and buckets are made on (comma-separated)"},
 		{"subject-prefix", "tokenbus", "PREFIX", groupNATS, "first part of every subject"},
 
 		{"store-url", "nats", "URL", groupStorage, "where accounts are kept: mongodb://host/database, or nats (a JetStream bucket)"},
-		{"cache-url", "nats", "URL", groupStorage, "shared cache and leases: redis://…, rediss://…, or nats (JetStream buckets)"},
+		{"cache-url", "nats", "URL", groupStorage, "shared cache and leases: redis://…, rediss://… (one server; a Cluster with addr=; Sentinels with master_name=), or nats (JetStream buckets)"},
 		{"data-dir", "./data", "DIR", groupStorage, "embedded NATS, keyset, journal spool; one worker per folder"},
 		{"keyset", "", "FILE", groupStorage, "the sealing keys of the fleet; made at the first start as <data-dir>/keyset.json with embedded NATS, required otherwise"},
 		{"providers", "", "FILE", groupStorage, "YAML file of provider definitions, added to or overriding the built-in ones"},

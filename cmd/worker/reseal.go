@@ -67,7 +67,7 @@ func (w *worker) openStore(ctx context.Context) error {
 		switch {
 		case errors.Is(err, seal.ErrOtherKeyset):
 			return backoff.Permanent(w.foreignKeyset(err))
-		case errors.Is(err, mongostore.ErrCredentials):
+		case mongostore.Final(err):
 			return backoff.Permanent(settingError("store-url", err))
 		}
 		return err
