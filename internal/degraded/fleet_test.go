@@ -46,9 +46,9 @@ const (
 	reuseGrace = time.Minute
 	leaseTTL   = 2 * time.Second
 	l1MaxAge   = 2 * time.Second
-	living     = time.Hour       // what is left of a token that nobody refreshes
-	uncached   = 4 * time.Minute // of one that the shared cache doesn't keep any more, though nobody refreshes it yet
-	ending     = 2 * time.Minute // within the refresh skew
+	living     = time.Hour         // what is left of a token that nobody refreshes
+	uncached   = 290 * time.Second // of one that the shared cache doesn't keep any more, though nobody refreshes it yet
+	ending     = 2 * time.Minute   // within the refresh skew
 )
 
 // config is what of a fleet depends on the row.

@@ -27,7 +27,7 @@ func TestP7DegradedNATS(t *testing.T) {
 		fl.begun(running)
 		fl.play(scene{
 			begin: func() { f.breaks(t, fl.nats) }, end: func() { fl.nats.Heal(t) }, unready: []string{"nats", "jetstream"},
-			hot: hot, asks: fl.library(),
+			hot: hot, rested: fl.puts(4, strict, "rested", uncached), asks: fl.library(),
 			refresh: cell{
 				during: func() error {
 					fl.release()
@@ -74,7 +74,7 @@ func (fl *fleet) committed(key account.Key, version account.Version) error {
 // NATS away it serves from its memory.
 func (fl *fleet) library() asker {
 	fl.t.Helper()
-	c, err := client.New(client.Config{URL: fl.natsURL, NKey: fl.server.KeyFile(bus.RoleClient), Name: fl.t.Name()})
+	c, err := client.New(client.Config{URL: fl.natsURL, NKey: fl.server.KeyFile(bus.RoleClient), Name: fl.t.Name(), MaxAge: l1MaxAge})
 	if err != nil {
 		fl.t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func (fl *fleet) library() asker {
 	return func(key account.Key) error {
 		start := time.Now()
 		token, err := c.Token(fl.t.Context(), key)
-		if took := time.Since(start); took > soon {
+		if took := time.Since(start); took > stall {
 			err = errors.Join(err, fmt.Errorf("%s waited for something: %s", key, took))
 		}
 		if err == nil && !fl.endpoints[key.Platform()].Valid(token.AccessToken()) {

@@ -94,7 +94,7 @@ func (fl *fleet) play(s scene) {
 	if err := await(fl.t.Context(), healed, l.warm); err != nil {
 		fl.t.Fatal(err)
 	}
-	if err := fl.rest(s.rested); err != nil {
+	if err := fl.rest(s.rested, l.ask); err != nil {
 		fl.t.Fatal(err)
 	}
 	l.measure()
@@ -134,12 +134,12 @@ func (fl *fleet) play(s scene) {
 	}
 }
 
-// rest has all workers know the accounts, and then not be asked for so long
-// that each must check them before it serves them again.
-func (fl *fleet) rest(keys []account.Key) error {
+// rest has the accounts asked for until everybody knows them, and then not for
+// so long that all must check them before they serve them again.
+func (fl *fleet) rest(keys []account.Key, ask asker) error {
 	const enough = 12 // for each worker to be among those that answer
 	for range enough {
-		if err := each(keys, func(key account.Key) error { return fl.get(key, 1) }); err != nil {
+		if err := each(keys, ask); err != nil {
 			return err
 		}
 	}
