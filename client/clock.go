@@ -78,28 +78,3 @@ func (c *coarse) run(stop <-chan struct{}, read func() reading, jumped func()) {
 		before = r
 	}
 }
-
-// counter counts without contention: each processor has a cell that it mostly
-// has to itself.
-type counter struct {
-	cells [64]struct {
-		n atomic.Int64
-		_ [56]byte // a cache line each
-	}
-	next atomic.Uint32
-	hint pool
-}
-
-// add counts one.
-func (c *counter) add() {
-	h := c.hint.get(&c.next)
-	c.cells[*h%uint32(len(c.cells))].n.Add(1)
-	c.hint.put(h)
-}
-
-func (c *counter) load() (sum int64) {
-	for i := range c.cells {
-		sum += c.cells[i].n.Load()
-	}
-	return sum
-}

@@ -3,23 +3,9 @@ package client
 import (
 	"hash/maphash"
 	"sync"
-	"sync/atomic"
 
 	"github.com/tokenbus/tokenbus/account"
 )
-
-// pool hands out numbers of counter cells; a number returns to the processor
-// that put it.
-type pool struct{ p sync.Pool }
-
-func (p *pool) get(next *atomic.Uint32) *uint32 {
-	if h, ok := p.p.Get().(*uint32); ok {
-		return h
-	}
-	return new(next.Add(1))
-}
-
-func (p *pool) put(h *uint32) { p.p.Put(h) }
 
 // memory is the client's L1: what is known of accounts, of at most limit beside
 // those that are being asked for. Reads take no lock.

@@ -3,13 +3,9 @@ package client
 import (
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/events"
 )
 
 func testKey(t testing.TB, text string) account.Key {
@@ -110,113 +106,4 @@ func TestMemoryUnderLoad(t *testing.T) {
 	if sum != 16000 {
 		t.Errorf("%d of 16000 steps are remembered: some account was there twice", sum)
 	}
-}
-
-// Only a last bump that was heard, and is the last heard, says that nothing was
-// missed: a replica may lag, a stream may have been purged.
-func TestConfirm(t *testing.T) {
-	s := situation{now: time.Now(), at: time.Hour, epoch: 2, up: true, maxAge: time.Minute, minTTL: time.Minute}
-	for _, tt := range []struct {
-		name   string
-		rev    account.Rev
-		change func(*entry, *held)
-		want   bool
-	}{
-		{"the last that was heard", 5, nil, true},
-		{"an older one", 4, nil, false},
-		{"a newer one", 6, nil, false},
-		{"something happened since", 5, func(_ *entry, h *held) { h.unsure = true }, false},
-		{"a newer version is announced", 5, func(e *entry, _ *held) { e.announced = 8 }, false},
-		{"as of a later epoch already", 5, func(_ *entry, h *held) { h.epoch = 2 }, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			e := &entry{key: testKey(t, "openai.alice"), seen: 7, heard: 5}
-			h := &held{token: Token{Key: e.key, Version: 7, ExpiresAt: s.now.Add(time.Hour)}, ends: 2 * time.Hour, checked: s.at, beside: 2 * s.at, epoch: 1}
-			if tt.change != nil {
-				tt.change(e, h)
-			}
-			e.held.Store(h)
-			if got := e.confirm(events.Bump{Key: e.key, Version: 7, Rev: tt.rev}, 2, s); got != tt.want {
-				t.Errorf("confirmed: %v", got)
-			}
-			if got := e.held.Load().fresh > s.at; got != tt.want {
-				t.Errorf("served at once: %v", got)
-			}
-		})
-	}
-}
-
-// A bump that is heard while a look-up has waited in vain is not spared away.
-func TestP4SpareLeavesTheFloor(t *testing.T) {
-	for name, happens := range map[string]func(*entry){
-		"a newer version":        func(e *entry) { e.hear(events.Bump{Key: e.key, Version: 8, Rev: 6}) },
-		"a refresh that ends it": func(e *entry) { e.hearBusy(2 * time.Hour) },
-		"nothing":                func(*entry) {},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := situation{now: time.Now(), at: time.Hour, epoch: 1, up: true, maxAge: time.Minute, minTTL: time.Minute}
-			e := &entry{key: testKey(t, "openai.alice"), seen: 7, heard: 5}
-			h := &held{token: Token{Key: e.key, Version: 7, ExpiresAt: s.now.Add(time.Hour)}, ends: 2 * time.Hour, epoch: 1}
-			e.held.Store(h)
-			happens(e)
-			e.spare(s)
-			if open := e.held.Load().fresh > s.at; open != (name == "nothing") {
-				t.Errorf("the fast path is open: %v", open)
-			}
-		})
-	}
-}
-
-func TestCounter(t *testing.T) {
-	var c counter
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			for range 1000 {
-				c.add()
-			}
-		})
-	}
-	all.Wait()
-	if n := c.load(); n != 8000 {
-		t.Errorf("counted %d", n)
-	}
-}
-
-// A wall clock that moves by itself is noticed, whichever way, and a slow ticker
-// isn't taken for one.
-func TestClockJumps(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCoarse(nil)
-		var off atomic.Int64 // of the wall clock
-		read := func() reading {
-			r := c.read()
-			r.wall = r.wall.Add(time.Duration(off.Load()))
-			return r
-		}
-		var jumps atomic.Int64
-		stop := make(chan struct{})
-		var running sync.WaitGroup
-		running.Go(func() { c.run(stop, read, func() { jumps.Add(1) }) })
-		pass := func(want int64) {
-			t.Helper()
-			time.Sleep(10 * time.Second) // of the bubble
-			synctest.Wait()
-			if n := jumps.Load(); n != want {
-				t.Errorf("%d jumps, want %d", n, want)
-			}
-		}
-		pass(0)
-		if at := c.coarse(); at < 10*time.Second-tick || at > 10*time.Second {
-			t.Errorf("after 10 s it is %s", at)
-		}
-		off.Store(int64(jump / 2)) // slewed
-		pass(0)
-		off.Store(int64(time.Hour)) // suspended, or set
-		pass(1)
-		off.Store(0)
-		pass(2)
-		close(stop)
-		running.Wait()
-	})
 }
