@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/streams"
 )
 
 // ErrNoJetStream means that the NATS server has no JetStream for us.
@@ -47,7 +47,7 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfi
 	if cfg.Replicas < 0 || cfg.Replicas > 5 {
 		return fmt.Errorf("streams with %d replicas: want 1 to 5, or 0 for as many as the cluster's size asks for", cfg.Replicas)
 	}
-	if err := checkJetStream(ctx, js); err != nil {
+	if err := checkServer(ctx, js); err != nil {
 		return err
 	}
 	for _, want := range cfg.streams() {
@@ -58,33 +58,17 @@ func EnsureStreams(ctx context.Context, js jetstream.JetStream, cfg StreamsConfi
 	return nil
 }
 
-// apiLevel is the level of the JetStream API that tokenbus needs: buckets want
-// messages with a time to live of their own.
-const (
-	apiLevel        = 1
-	apiLevelVersion = "2.11" // of nats-server, which brought it
-)
-
-func checkJetStream(ctx context.Context, js jetstream.JetStream) error {
-	info, err := js.AccountInfo(ctx)
-	switch {
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+func checkServer(ctx context.Context, js jetstream.JetStream) error {
+	err := streams.CheckServer(ctx, js)
+	if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 		return ErrNoJetStream
-	case err != nil:
-		return fmt.Errorf("look for JetStream: %w", explain("", err))
-	case info.API.Level < apiLevel:
-		return fmt.Errorf("the NATS servers are too old: found JetStream API level %d (connected to nats-server %s), needed %d (nats-server %s or later); upgrade every server that runs JetStream",
-			info.API.Level, js.Conn().ConnectedServerVersion(), apiLevel, apiLevelVersion)
 	}
-	return nil
+	return explain("", err)
 }
 
 func (c StreamsConfig) streams() []jetstream.StreamConfig {
 	age := cmp.Or(c.MaxAge, 72*time.Hour)
-	var placement *jetstream.Placement
-	if len(c.PlacementTags) > 0 {
-		placement = &jetstream.Placement{Tags: c.PlacementTags}
-	}
+	placement := streams.Placement(c.PlacementTags)
 	return []jetstream.StreamConfig{{
 		Name:        events.StreamEvents,
 		Description: "tokenbus: changed credentials and news about accounts",
@@ -111,17 +95,7 @@ func (c StreamsConfig) streams() []jetstream.StreamConfig {
 
 // ensureStream makes or adopts one stream.
 func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, log *slog.Logger) error {
-	stream, err := js.Stream(ctx, want.Name)
-	switch {
-	case !errors.Is(err, jetstream.ErrStreamNotFound):
-	case want.Replicas != 0:
-		stream, err = js.CreateStream(ctx, want)
-	default:
-		stream, err = createBySize(ctx, js, want)
-	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		stream, err = js.Stream(ctx, want.Name) // another worker was faster, with other settings
-	}
+	stream, err := streams.Ensure(ctx, js, want)
 	if err != nil {
 		return err
 	}
@@ -129,52 +103,8 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	if err := usable(have, want); err != nil {
 		return err
 	}
-	for _, d := range differences(have, want) {
-		log.Warn("stream exists with another setting, which is left as it is",
-			"stream", want.Name, "setting", d.setting, "found", d.found, "wanted", d.needed)
-	}
-	if want.Replicas == 0 && have.Replicas == 1 && js.Conn().ConnectedClusterName() != "" {
-		log.Warn("stream has one replica in a cluster: if the cluster has three servers, raise it; if one is what you want, ask for one",
-			"stream", want.Name, "raise", "nats stream edit "+want.Name+" --replicas=3")
-	}
+	streams.Warn(log.With("stream", want.Name), "stream", js, have, want)
 	return nil
 }
 
-const (
-	// most is how many replicas a stream gets by itself.
-	most = 3
-	// forming is how long a cluster that has no three servers is given to
-	// find its third before it counts as a small one.
-	forming     = 2 * time.Second
-	formingPoll = 100 * time.Millisecond
-)
-
-// createBySize makes a stream with three replicas, or one where the servers
-// are certainly fewer: they alone know how many they are. A choice for good
-// must not rest on what passes, so while a server is known and out of reach
-// there may be an error and no stream.
-func createBySize(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
-	want.Replicas = most
-	tick := time.NewTicker(formingPoll)
-	defer tick.Stop()
-	for end := time.Now().Add(forming); ; {
-		stream, err := js.CreateStream(ctx, want)
-		switch {
-		case hasCode(err, codeReplicasNotSupported): // no cluster
-		case hasCode(err, codeNoPeers) && strings.Contains(err.Error(), "peer offline"):
-			return nil, fmt.Errorf("three replicas can't be placed while servers of the cluster are down; start them, or ask for fewer replicas: %w", err)
-		case hasCode(err, codeNoPeers) && time.Now().Before(end):
-			select {
-			case <-tick.C:
-				continue
-			case <-ctx.Done():
-				return nil, err
-			}
-		case hasCode(err, codeNoPeers): // too small a cluster, and it stays so
-		default:
-			return stream, err
-		}
-		want.Replicas = 1
-		return js.CreateStream(ctx, want)
-	}
-}
+func explain(stream string, err error) error { return streams.Explain(stream, "it", err) }

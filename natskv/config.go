@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/tokenbus/tokenbus/streams"
 )
 
 // Defaults of [Config].
@@ -115,15 +117,8 @@ func (s settings) streamConfig(c Config) jetstream.StreamConfig {
 		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxBytes: -1, MaxMsgSize: -1, MaxConsumers: -1,
 		MaxAge: s.ttl, Duplicates: duplicates, Storage: c.Storage, Replicas: c.Replicas,
 		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true,
-		AllowDirect: s.direct, AllowMsgTTL: s.msgTTL, Placement: c.placement(),
+		AllowDirect: s.direct, AllowMsgTTL: s.msgTTL, Placement: streams.Placement(c.PlacementTags),
 	}
-}
-
-func (c Config) placement() *jetstream.Placement {
-	if len(c.PlacementTags) == 0 {
-		return nil
-	}
-	return &jetstream.Placement{Tags: c.PlacementTags}
 }
 
 // open creates the bucket or adopts the one that is there.
@@ -143,19 +138,16 @@ func open(ctx context.Context, c Config, s settings) (*bucket, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	want := s.streamConfig(c)
-	if err := checkServer(ctx, c.JetStream); err != nil {
+	if err := streams.CheckServer(ctx, c.JetStream); err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", b.name, explain(want.Name, err))
 	}
-	stream, err := ensure(ctx, c.JetStream, want)
+	stream, err := streams.Ensure(ctx, c.JetStream, want)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", b.name, explain(want.Name, err))
 	}
 	b.stream, b.config = stream, stream.CachedInfo().Config
 	if err := b.adopt(s, want); err != nil {
 		return nil, err
-	}
-	if alone(c.JetStream, want, b.config) {
-		b.log.Warn("bucket has one replica in a cluster: if the cluster has three servers, raise it; if one is what you want, ask for one", "raise", "nats stream edit "+want.Name+" --replicas=3")
 	}
 	return b, nil
 }

@@ -44,10 +44,11 @@ var layers = []struct {
 	{"oauth", "account backoff refresh rotation"},
 	{"mongostore", "account backoff ledger"},
 	{"rediskv", "account backoff ledger lease refresh"},
-	{"natskv", "account backoff events ledger refresh rotation lease"},
-	{"bus", "account backoff events ledger"},
+	{"streams", ""},
+	{"natskv", "account backoff events ledger refresh rotation lease streams"},
+	{"bus", "account backoff events ledger streams"},
 	{"cmd/tokenctl", "account backoff events client loginfile bus"},
-	{"cmd/worker", "account accounts backoff clock events failpoint ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv natskv bus"},
+	{"cmd/worker", "account accounts backoff clock events failpoint ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv streams natskv bus"},
 	{"examples", "account client events"},
 	// Test suites: whoever runs them has what they need.
 	{"oauth/oauthtest", "account refresh rotation"},
@@ -58,7 +59,7 @@ var layers = []struct {
 	{"lease/leasetest", "account ledger refresh lease"},
 	// Test rigs, in nobody's program.
 	{"internal/memory", "account events ledger provider refresh rotation"},
-	{"internal", "account accounts backoff clock events ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv natskv bus internal/memory"},
+	{"internal", "account accounts backoff clock events ledger lookup refresh rotation seal provider lease loginfile client spool oauth mongostore rediskv streams natskv bus internal/memory"},
 }
 
 // drivers says who may import a module outside tests.
@@ -68,7 +69,7 @@ var drivers = []struct {
 }{
 	{"go.mongodb.org/", "mongostore internal"},
 	{"github.com/redis/", "rediskv internal"},
-	{"github.com/nats-io/", "natskv bus client cmd internal"},
+	{"github.com/nats-io/", "streams natskv bus client cmd internal"},
 	{"github.com/tink-crypto/", "seal internal"},
 	{"github.com/cenkalti/", "backoff"},
 	{"github.com/urfave/cli", "cmd"},
@@ -240,8 +241,8 @@ func TestRulesCanFail(t *testing.T) {
 		"provider, as it should be":      {pkg{ImportPath: own + "provider", Imports: []string{own + "account", own + "events", own + "backoff", "context"}}, ""},
 		"provider, oauth":                {pkg{ImportPath: own + "provider", Imports: []string{own + "oauth"}}, "may import only"},
 		"provider, natskv":               {pkg{ImportPath: own + "provider", Imports: []string{own + "natskv"}}, "may import only"},
-		"provider, nats.go":              {pkg{ImportPath: own + "provider", Imports: []string{"github.com/nats-io/nats.go"}}, "only natskv, bus, client, cmd, internal may"},
-		"events, nats.go":                {pkg{ImportPath: own + "events", Imports: []string{"github.com/nats-io/nats.go"}}, "only natskv"},
+		"provider, nats.go":              {pkg{ImportPath: own + "provider", Imports: []string{"github.com/nats-io/nats.go"}}, "only streams, natskv, bus, client, cmd, internal may"},
+		"events, nats.go":                {pkg{ImportPath: own + "events", Imports: []string{"github.com/nats-io/nats.go"}}, "only streams"},
 		"lease, go-redis":                {pkg{ImportPath: own + "lease", Imports: []string{"github.com/redis/go-redis/v9"}}, "only rediskv"},
 		"rediskv, go-redis":              {pkg{ImportPath: own + "rediskv", Imports: []string{"github.com/redis/go-redis/v9"}}, ""},
 		"cmd, go-redis":                  {pkg{ImportPath: own + "cmd/worker", Imports: []string{"github.com/redis/go-redis/v9"}}, "only rediskv"},

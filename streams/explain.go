@@ -1,4 +1,4 @@
-package natskv
+package streams
 
 import (
 	"context"
@@ -23,23 +23,24 @@ const (
 	codeStoreFailed          jetstream.ErrorCode = 10077
 )
 
-// explain says what is wrong with JetStream and what ends it, where an
-// operator can do something about it.
-func explain(stream string, err error) error {
-	if text := plainly(stream, err); text != "" {
+// Explain says what is wrong with JetStream or a stream and what ends it, where
+// an operator can do something about it. The result wraps err, or is err. It is
+// what the line calls the stream: "it" where the caller names it anyway.
+func Explain(stream, it string, err error) error {
+	if text := plainly(stream, it, err); text != "" {
 		return fmt.Errorf("%s: %w", text, err)
 	}
 	return err
 }
 
-func plainly(stream string, err error) string {
+func plainly(stream, it string, err error) string {
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled):
 		return "JetStream is not enabled on the NATS server: start nats-server with -js"
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return "JetStream is not enabled for our NATS account: give the account JetStream limits"
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse):
-		return "no server answers for stream " + stream + ": too few of those that hold it are up, or their JetStream is off (as after a full disk), or the stream was removed; start or restart the servers"
+		return "no server answers for " + it + ": too few of those that hold it are up, or their JetStream is off (as after a full disk), or the stream was removed; start or restart the servers"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return "no answer from JetStream in time; if that lasts, see the log of nats-server (after a full disk it takes no writes until it is restarted)"
 	case errors.Is(err, nats.ErrMaxPayload):

@@ -1,4 +1,12 @@
-package natskv
+// Package streams makes the JetStream streams that package bus keeps events in
+// and package natskv makes buckets of, or adopts those that are there.
+//
+// [CheckServer], then [Ensure]; then what is there is held against what is
+// wanted. It is never changed and never removed, for it may hold the only copy
+// of something: settings with which it can't do its job are an error
+// ([Unfit]), all others that differ are told ([Warn]). [Explain] says in a line
+// what JetStream's errors mean to an operator.
+package streams
 
 import (
 	"context"
@@ -10,17 +18,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// apiLevel is the level of the JetStream API that buckets need: that of
-// messages with a time to live of their own.
+// apiLevel is the level of the JetStream API that is needed: that of messages
+// with a time to live of their own, for buckets.
 const (
 	apiLevel        = 1
 	apiLevelVersion = "2.11" // of nats-server, which brought it
 )
 
-// checkServer asks whether there is a JetStream that knows what buckets need.
-// An older server would not refuse: it ignores what it doesn't know, and keeps
-// for ever what should end.
-func checkServer(ctx context.Context, js jetstream.JetStream) error {
+// CheckServer asks whether there is a JetStream that knows what is needed. An
+// older server would not refuse: it ignores what it doesn't know, and keeps for
+// ever what should end.
+func CheckServer(ctx context.Context, js jetstream.JetStream) error {
 	info, err := js.AccountInfo(ctx)
 	if err != nil {
 		return fmt.Errorf("ask for JetStream: %w", err)
@@ -30,6 +38,15 @@ func checkServer(ctx context.Context, js jetstream.JetStream) error {
 			info.API.Level, js.Conn().ConnectedServerVersion(), apiLevel, apiLevelVersion)
 	}
 	return nil
+}
+
+// Placement returns where a stream is made: on servers that have all the tags.
+// No tags are nil: on any server.
+func Placement(tags []string) *jetstream.Placement {
+	if len(tags) == 0 {
+		return nil
+	}
+	return &jetstream.Placement{Tags: tags}
 }
 
 const (
@@ -42,9 +59,10 @@ const (
 	formingPoll = 100 * time.Millisecond
 )
 
-// ensure returns the stream, and creates it if there is none. With Replicas 0
-// it gets three, or one where the servers are certainly fewer.
-func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
+// Ensure returns the stream, and creates it if there is none. With Replicas 0
+// it gets three, or one where the servers are certainly fewer. What it returns
+// may have been there before, with other settings.
+func Ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	stream, err := js.Stream(ctx, want.Name)
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return stream, err
@@ -62,7 +80,7 @@ func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamCo
 
 // createBySize lets the servers say how many they are, for they alone know. A
 // choice for good must not rest on what passes: while one of the servers is
-// known and out of reach there is an error and no stream.
+// known and out of reach there may be an error and no stream.
 func createBySize(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (jetstream.Stream, error) {
 	want.Replicas = most
 	tick := time.NewTicker(formingPoll)
@@ -87,10 +105,4 @@ func createBySize(ctx context.Context, js jetstream.JetStream, want jetstream.St
 		want.Replicas = 1
 		return js.CreateStream(ctx, want)
 	}
-}
-
-// alone reports whether a stream whose replicas were left to us has only one
-// though it is in a cluster.
-func alone(js jetstream.JetStream, want, got jetstream.StreamConfig) bool {
-	return want.Replicas == 0 && got.Replicas == 1 && js.Conn().ConnectedClusterName() != ""
 }
