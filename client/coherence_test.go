@@ -507,24 +507,35 @@ func TestRefreshThatEndsTheOldTokenIsWaitedFor(t *testing.T) {
 	key := f.Login("openai.alice", time.Hour)
 	c := f.Client(longAge)
 	ask(t, c, key, 1)
-	f.Freeze(0)
-	f.Freeze(1) // as workers that wait for the refresh
-	f.Status(events.Status{Key: key, Status: account.Active, Code: events.StatusRefreshing, Until: f.Now().Add(time.Minute), At: f.Now()})
-	eventually(t, "it is heard", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		defer cancel()
-		_, err := c.Token(ctx, key)
-		return errors.Is(err, client.ErrTimeout)
-	})
-	f.Thaw(0)
-	f.Thaw(1)
+	begins := func() { // the workers wait for it, as they do
+		t.Helper()
+		f.Freeze(0)
+		f.Freeze(1)
+		f.Status(events.Status{Key: key, Status: account.Active, Code: events.StatusRefreshing, Until: f.Now().Add(time.Hour), At: f.Now()})
+		eventually(t, "it is heard", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			_, err := c.Token(ctx, key)
+			return errors.Is(err, client.ErrTimeout)
+		})
+	}
+	thaw := func() { f.Thaw(0); f.Thaw(1) }
+	begins()
+	thaw()
 	v := f.Rotate(key)
 	ask(t, c, key, v, client.WithMinVersion(v))
 	settle(t, f, c)
 	ask(t, c, key, v)
-	// One that comes to nothing, and of which nothing more is heard.
-	f.Status(events.Status{Key: key, Status: account.Active, Code: events.StatusRefreshing, Until: f.Now().Add(time.Hour), At: f.Now()})
-	settle(t, f, c)
+	// One that comes to nothing: a worker's word ends it.
+	begins()
+	thaw()
+	eventually(t, "it is served without a question again", func() bool {
+		before := c.Stats().Hits
+		ask(t, c, key, v)
+		return c.Stats().Hits > before
+	})
+	// One of which nothing more is heard: it ends by itself.
+	begins()
 	f.Advance(time.Minute)
 	ask(t, c, key, v)
 }

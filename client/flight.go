@@ -183,6 +183,10 @@ func (c *Client) fly(ctx context.Context, e *entry, f *flight, w want) {
 	begun := c.clock.now()
 	var requests int
 	f.token, f.err = c.fetch(ctx, e, w, &requests)
+	c.counts.asked.Add(1)
+	if f.err != nil {
+		c.counts.failed.Add(1)
+	}
 	e.mu.Lock()
 	delete(e.flights, w)
 	c.memory.drop(e)
@@ -190,10 +194,6 @@ func (c *Client) fly(ctx context.Context, e *entry, f *flight, w want) {
 	close(f.done)
 	if c.life.Err() != nil {
 		return
-	}
-	c.counts.asked.Add(1)
-	if f.err != nil {
-		c.counts.failed.Add(1)
 	}
 	if hook := c.hooks.Asked; hook != nil {
 		hook(Asked{Key: e.key, Version: f.token.Version, Source: f.token.Source, Err: f.err, Took: c.clock.now().Sub(begun), Requests: requests})

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestP4SlowConsumerIsACut(t *testing.T) {
 		key := testKey(t, "openai.alice")
 		_ = m.Respond(events.TokenReply{Key: key, Version: v, AccessToken: account.NewSecret("t"), ExpiresAt: time.Now().Add(time.Hour)}.Encode())
 	})
-	if err != nil {
+	if err = errors.Join(err, workers.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	missed := make(chan string, 10)
