@@ -192,6 +192,34 @@ func TestBothDirectionsStream(t *testing.T) {
 	}
 }
 
+// A connection that becomes something else, such as a WebSocket, passes through.
+func TestUpgradePassesThrough(t *testing.T) {
+	s := start(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, both, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = both.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_ = both.Flush()
+		line, _ := both.ReadString('\n')
+		_, _ = both.WriteString("echo " + line)
+		_ = both.Flush()
+	})
+	resp := s.do(t.Context(), http.MethodGet, "/openai.alice/", nil, "Connection", "Upgrade", "Upgrade", "echo")
+	both, ok := resp.Body.(io.ReadWriter)
+	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
+		t.Fatalf("%s, %T", resp.Status, resp.Body)
+	}
+	if _, err := io.WriteString(both, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(both).ReadString('\n'); line != "echo hello\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+}
+
 func TestErrorsSayWhatToDo(t *testing.T) {
 	s := start(t, echo)
 	carol := s.fleet.Login("openai.carol", time.Hour)

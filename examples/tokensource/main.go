@@ -56,7 +56,7 @@ func run(ctx context.Context, name, api string, cfg client.Config) error {
 
 	// For an SDK that takes an http.Client, such as OpenAI's with
 	// option.WithHTTPClient. A 401 is healed: the request is repeated with a newer
-	// token. Whatever key the SDK insists on, the account's token replaces it.
+	// token, unless the one that was refused came moments ago. Whatever key the SDK insists on, the account's token replaces it.
 	return call("client.Transport", &http.Client{Transport: &client.Transport{Client: c, Key: key}, Timeout: time.Minute}, api)
 }
 
