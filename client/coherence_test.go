@@ -507,11 +507,13 @@ func TestRefreshThatEndsTheOldTokenIsWaitedFor(t *testing.T) {
 	key := f.Login("openai.alice", time.Hour)
 	c := f.Client(longAge)
 	ask(t, c, key, 1)
+	worker := f.Connect()
 	begins := func() { // the workers wait for it, as they do
 		t.Helper()
 		f.Freeze(0)
 		f.Freeze(1)
-		f.Status(events.Status{Key: key, Status: account.Active, Code: events.StatusRefreshing, Until: f.Now().Add(time.Hour), At: f.Now()})
+		e := events.Status{Key: key, Status: account.Active, Code: events.StatusRefreshing, Until: f.Now().Add(time.Hour), At: f.Now()}
+		check(t, errors.Join(worker.Publish("tokenbus.v1.status."+key.String(), e.Encode()), worker.Flush()))
 		eventually(t, "it is heard", func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			defer cancel()

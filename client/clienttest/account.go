@@ -77,14 +77,6 @@ func (f *Fleet) Fail(key account.Key, err *events.Error) {
 // Bump sends a bump that the fleet knows nothing of.
 func (f *Fleet) Bump(b events.Bump) { f.publish(b) }
 
-// Status sends a status event.
-func (f *Fleet) Status(e events.Status) {
-	nc := f.workers[0].nc
-	if err := errors.Join(nc.PublishMsg(&nats.Msg{Subject: f.subjects.Status(e.Key), Header: e.Header("worker"), Data: e.Encode()}), nc.Flush()); err != nil {
-		f.t.Errorf("publish status of %s: %v", e.Key, err)
-	}
-}
-
 // Override, if not nil, answers requests with what it returns; nil means as
 // always.
 func (f *Fleet) Override(answer func(account.Key, events.TokenRequest) []byte) {
