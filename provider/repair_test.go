@@ -728,7 +728,9 @@ func TestP1AnAnswerWaitsAndTheRecordOfItIsGone(t *testing.T) {
 
 	q := f.worker()
 	// It has looked into the journal and could not settle what is there.
-	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) { return op == "Due" || op == "Pending", errors.New("down") })
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		return op == "Due" || op == "Pending", errors.New("down")
+	})
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan struct{})
 	go func() { defer close(ran); _ = q.Run(ctx) }()
