@@ -145,7 +145,7 @@ whole reply. It needs a client's key: client.nk, beside the worker's operator.nk
 
 Options:
   --min-ttl TIME   the token lives at least this much longer (default: the
-                   worker's)
+                   worker's); more than is left spends a refresh, now
   --timeout TIME   how long to wait, up to 1m (default: 10s)
 
 Example:
