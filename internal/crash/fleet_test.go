@@ -187,7 +187,7 @@ func (fl *fleet) connect(role bus.Role) *nats.Conn {
 // newAsker returns a client as a gateway has it.
 func (fl *fleet) newAsker() *client.Client {
 	fl.t.Helper()
-	c, err := client.New(client.Config{URL: fl.server.URL(), NKey: fl.server.KeyFile(bus.RoleClient)})
+	c, err := client.New(client.Config{URL: fl.server.URL(), NKey: fl.server.KeyFile(bus.RoleClient), MaxAge: -1})
 	if err != nil {
 		fl.t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func (f fleet) accounts(t testing.TB, keys ...account.Key) []events.Account {
 // gateway returns a client as a gateway has it.
 func (f fleet) gateway(t testing.TB) *client.Client {
 	t.Helper()
-	c, err := client.New(client.Config{URL: f.url, NKey: f.key("client"), Name: t.Name()})
+	c, err := client.New(client.Config{URL: f.url, NKey: f.key("client"), Name: t.Name(), MaxAge: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
