@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,10 +173,46 @@ func (c *clientRecord) cuts(report reporter) {
 		c.bound++
 		of := looked[s.key]
 		if i, _ := slices.BinarySearch(of, since); i == len(of) || of[i] > s.at {
-			report("cut", "%s noticed at %s that it may have missed bumps since %s, and gave version %d of %s from memory to a look-up of %s without looking after it",
-				c.name, n.at, since, s.version, s.key, s.began)
+			report("cut", "%s noticed at %s that it may have missed bumps since %s, and gave version %d of %s from memory to a look-up of %s without looking after it; %s",
+				c.name, n.at, since, s.version, s.key, s.began, c.story(s))
 		}
 	}
+}
+
+// story tells what was seen before a look-up, for whoever looks for the reason.
+func (c *clientRecord) story(s served) string {
+	const most = 3 * time.Second
+	var lines []string
+	tell := func(at moment, format string, args ...any) {
+		if at > s.began-most && at <= s.at {
+			lines = append(lines, fmt.Sprintf("%10.4fs ", at.Seconds())+fmt.Sprintf(format, args...))
+		}
+	}
+	for what, list := range map[string][]event{"heard of": c.heard, "asked with": c.asked, "found": c.caught} {
+		for _, e := range list {
+			if e.key == s.key {
+				tell(e.at, "%s version %d", what, e.version)
+			}
+		}
+	}
+	for _, o := range c.served {
+		if o.key == s.key && !o.fromMemory {
+			tell(o.at, "gave version %d to a look-up of %.4fs", o.version, o.began.Seconds())
+		}
+		if o.key == s.key && o.fromMemory && o.at-o.began > 10*time.Millisecond {
+			tell(o.at, "gave version %d from memory to a look-up of %.4fs", o.version, o.began.Seconds())
+		}
+	}
+	for what, list := range map[string][]moment{"connected": c.dialed, "cut": c.closed, "flooded": c.flooded} {
+		for _, at := range list {
+			tell(at, "%s", what)
+		}
+	}
+	for _, n := range c.noticed {
+		tell(n.at, "noticed: %s", [...]string{lost: "connection lost", back: "back", tooFast: "too fast"}[n.why])
+	}
+	slices.Sort(lines)
+	return "before that:\n" + strings.Join(lines, "\n")
 }
 
 // missed returns the last notice before t, if it binds, and since when bumps may

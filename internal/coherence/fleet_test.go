@@ -167,8 +167,8 @@ type worker struct {
 	record *workerRecord
 	link   *rig.Link
 	conn   *nats.Conn
-	// holds, if not nil, is called with each answer before it is given.
-	holds atomic.Pointer[func(account.Key, events.TokenRequest)]
+	// holds, if not nil, is called before an answer is given, and may give another.
+	holds atomic.Pointer[func(account.Key, events.TokenRequest) *events.Error]
 }
 
 func (fl *fleet) startWorker(cfg provider.Config, id string) {
@@ -222,7 +222,9 @@ func (w *worker) Token(ctx context.Context, key account.Key, req events.TokenReq
 	reply, err := w.Provider.Token(ctx, key, req)
 	w.answered(began, key, req, reply, err)
 	if hold := w.holds.Load(); hold != nil {
-		(*hold)(key, req)
+		if e := (*hold)(key, req); e != nil {
+			return events.TokenReply{}, e
+		}
 	}
 	return reply, err
 }
@@ -263,6 +265,7 @@ type gateway struct {
 	*client.Client
 	tap    *tap
 	link   *rig.Link
+	conn   *nats.Conn
 	record *clientRecord
 }
 
@@ -280,6 +283,7 @@ func (fl *fleet) startClient(name string) {
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	check(fl.t, err)
 	fl.t.Cleanup(conn.Close)
+	g.conn = conn
 	g.Client, err = client.New(client.Config{
 		Conn: conn, MaxAge: fl.cfg.clientAge, MinTTL: time.Second, Logger: slog.New(g.tap), Hooks: client.Hooks{Missed: g.missed},
 	})
@@ -340,11 +344,15 @@ func (fl *fleet) loginUnheard(ctx context.Context, key account.Key) (events.Acco
 	return fl.tool.Put(ctx, fl.grant(key))
 }
 
-// loginTold is one that says so, to the workers.
-func (fl *fleet) loginTold(ctx context.Context, key account.Key) error {
+// loginTold is one that says so, to the workers, however long that takes: what
+// nobody is told of, nobody need find.
+func (fl *fleet) loginTold(key account.Key) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	a, err := fl.loginUnheard(ctx, key)
 	if err != nil {
-		return err
+		fl.t.Errorf("log %s in: %v", key, err)
+		return
 	}
 	// Our tool is a worker without a bus, which marks what it writes until it has
 	// told nobody.
@@ -352,7 +360,10 @@ func (fl *fleet) loginTold(ctx context.Context, key account.Key) error {
 		d, err := fl.store.Get(ctx, key)
 		return err != nil || !d.AnnouncePending || d.Version > a.Version
 	})
-	return fl.publisher.Refreshed(ctx, events.Refreshed{Key: key, Version: a.Version, Reason: events.ReasonExternal, By: "tool", At: time.Now()})
+	err = fl.publisher.Refreshed(ctx, events.Refreshed{Key: key, Version: a.Version, Reason: events.ReasonExternal, By: "tool", At: time.Now()})
+	if err != nil {
+		fl.t.Errorf("tell of the login of %s: %v", key, err)
+	}
 }
 
 // grant logs the account in anew at its endpoint.

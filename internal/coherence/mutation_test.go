@@ -28,7 +28,7 @@ var mutations = []struct {
 	{"entries outlive a cut", "a client is cut off", "cut",
 		"client/client.go", "	c.epoch.Add(1)\n	c.counts.cuts.Add(1)\n", "	c.counts.cuts.Add(1)\n"},
 	{"dropped bumps go unnoticed", "a client is too slow", "newest",
-		"client/ears.go", "			case s == nats.SubscriptionSlowConsumer:\n				slow = true\n", "			case s == nats.SubscriptionSlowConsumer:\n				continue\n"},
+		"client/ears.go", "sub.StatusChanged(nats.SubscriptionSlowConsumer, nats.SubscriptionActive, nats.SubscriptionClosed)", "sub.StatusChanged(nats.SubscriptionClosed)"},
 	{"a worker serves below a bump", "a worker hears a bump", "worker bump",
 		"ledger/l1.go", "k.View.Rev >= k.floor }", "k.View.Rev >= 0 }"},
 	{"a worker's entries outlive a cut", "a worker is cut off", "worker cut",

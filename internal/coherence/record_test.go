@@ -88,7 +88,7 @@ type clientRecord struct {
 	caught  []event  // answers of the bump stream
 	dialed  []moment // connections that came about
 	closed  []moment // and ended
-	flooded []moment // bumps are dropped from here on
+	flooded []moment // bumps are dropped from here on, or were until here
 	noticed []notice
 
 	bound int // look-ups that the rule about cuts said something about

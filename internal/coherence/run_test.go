@@ -105,7 +105,7 @@ func (fl *fleet) rotateAll(ctx context.Context, draw *rand.Rand, keys []account.
 		switch {
 		case key.Platform() == brief && kind < 15:
 		case kind < 4:
-			_ = fl.loginTold(patience, key)
+			fl.loginTold(key)
 		default:
 			_ = w.rotate(patience, key)
 		}
@@ -157,7 +157,7 @@ func (fl *fleet) breakLinks(ctx context.Context, draw *rand.Rand) (cuts int) {
 			}
 			switch kind := draw.IntN(4); {
 			case flood && n < len(fl.clients):
-				f.undo = fl.clients[n].tap.flood()
+				f.undo = fl.clients[n].tap.flood(draw.IntN(2) == 0)
 			case kind == 0:
 				f.link.Refuse(fl.t)
 			case kind == 1:

@@ -44,6 +44,19 @@ func (g *gateway) heardOf(t *testing.T, key account.Key, v account.Version) {
 	})
 }
 
+// hearsAgain has the account rotated until the client, flooded before, hears of
+// it. The library tells that messages are taken again with the next that is.
+func (g *gateway) hearsAgain(t *testing.T, w *worker, key account.Key) {
+	t.Helper()
+	n := count(g.record, &g.record.heard)
+	eventually(t, "bumps are heard again", func() bool {
+		if err := w.rotate(t.Context(), key); err != nil {
+			t.Error(err)
+		}
+		return within(50*time.Millisecond, func() bool { return count(g.record, &g.record.heard) > n })
+	})
+}
+
 // heardOf waits until the worker has heard of the version.
 func (w *worker) heardOf(t *testing.T, key account.Key, v account.Version) {
 	t.Helper()
@@ -61,7 +74,7 @@ func (w *worker) hold(t *testing.T, key account.Key) (held <-chan struct{}, rele
 	first, open, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(end) })
 	var n atomic.Int64
-	f := func(k account.Key, req events.TokenRequest) {
+	f := func(k account.Key, req events.TokenRequest) *events.Error {
 		switch {
 		case k != key || req.MinVersion > 0:
 		case n.Add(1) == 1:
@@ -70,6 +83,7 @@ func (w *worker) hold(t *testing.T, key account.Key) (held <-chan struct{}, rele
 		default:
 			<-end
 		}
+		return nil
 	}
 	w.holds.Store(&f)
 	release = sync.OnceFunc(func() {
@@ -180,14 +194,16 @@ var scenarios = []struct {
 		key, other, c, w := fl.login(steady, "alice"), fl.login(steady, "bob"), fl.clients[0], fl.workers[0]
 		c.want(t, key)
 		c.want(t, other)
-		release := c.tap.flood()
+		release := c.tap.flood(false)
 		defer release()
 		check(t, w.rotate(t.Context(), other))
-		eventually(t, "flooded", func() bool { return count(c.record, &c.record.flooded) > 0 })
+		eventually(t, "flooded", func() bool { return count(c.record, &c.record.flooded) > 0 && c.conn.Flush() == nil })
 		check(t, w.rotate(t.Context(), key)) // of which nothing is heard
 		w.heardOf(t, key, 2)
-		fl.settle(settled, key)
+		check(t, c.conn.Flush())
 		release()
+		c.hearsAgain(t, w, other)
+		fl.settle(settled, key)
 	}},
 	{"a worker hears a bump", 2, forever, func(t *testing.T, fl *fleet) {
 		key, a, b := fl.login(steady, "alice"), fl.workers[0], fl.workers[1]

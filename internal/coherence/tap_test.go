@@ -26,10 +26,12 @@ type tap struct {
 	record   *clientRecord
 	subjects events.Subjects
 
-	mu     sync.Mutex // guards what follows
-	marks  []event    // by their number: the bump before it
-	floods bool       // with the next bump
-	gate   chan struct{}
+	mu      sync.Mutex // guards what follows
+	marks   []event    // by their number: the bump before it
+	floods  bool       // with the next bump
+	choppy  bool       // says how
+	flooded bool       // it has
+	gate    chan struct{}
 }
 
 var (
@@ -47,16 +49,21 @@ func (t *tap) Dial(network, address string) (net.Conn, error) {
 }
 
 // flood lets the client be flooded behind the next bump: its callback stands
-// still until release is called, and what comes meanwhile is dropped.
-func (t *tap) flood() (release func()) {
+// still until release is called, and what comes meanwhile is dropped. A choppy
+// flood is dropped in part, so that the library says many times that it drops.
+func (t *tap) flood(choppy bool) (release func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	gate := make(chan struct{})
-	t.floods, t.gate = true, gate
+	t.floods, t.choppy, t.gate = true, choppy, gate
 	return sync.OnceFunc(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.floods, t.gate = false, nil
+		if t.flooded { // until now
+			add(t.record, &t.record.flooded, t.record.now())
+		}
+		t.flooded = false
 		close(gate)
 	})
 }
@@ -72,15 +79,14 @@ func (t *tap) mark(b events.Bump, subject, sid string) []byte {
 	if !t.floods {
 		return out
 	}
-	t.floods = false
-	for n := 1 << 20; n > 0; n /= 2 { // fills what is left, however much that is
-		times := 2
-		if n == 1<<20 {
-			times = nats.DefaultSubPendingBytesLimit / n
-		}
-		for range times {
-			out = append(out, frame(subject, sid, bytes.Repeat([]byte{'x'}, n))...)
-		}
+	t.floods, t.flooded = false, true
+	const most = 1 << 20
+	fill := func(n int) { out = append(out, frame(subject, sid, bytes.Repeat([]byte{'x'}, n))...) }
+	for left := nats.DefaultSubPendingBytesLimit - len(body); left > 0; left -= most { // the mark counts until it is dealt with
+		fill(min(left, most))
+	}
+	for n := most; t.choppy && n > 0; n /= 2 {
+		fill(n) // is dropped or not, in turn
 	}
 	add(t.record, &t.record.flooded, t.record.now())
 	return out
