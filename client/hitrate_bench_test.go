@@ -73,6 +73,7 @@ func hitRate(b *testing.B, every time.Duration) {
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(100*float64(after.Hits-before.Hits)/float64(len(took)), "hit-%")
+	b.ReportMetric(float64(int64(len(took))-(after.Hits-before.Hits)), "waited")
 	b.ReportMetric(at(500), "p50-µs")
 	b.ReportMetric(at(990), "p99-µs")
 	b.ReportMetric(at(999), "p99.9-µs")
