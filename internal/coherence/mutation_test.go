@@ -32,7 +32,7 @@ var mutations = []struct {
 	{"a worker serves below a bump", "a worker hears a bump", "worker bump",
 		"ledger/l1.go", "k.View.Rev >= k.floor }", "k.View.Rev >= 0 }"},
 	{"a worker's entries outlive a cut", "a worker is cut off", "worker cut",
-		"ledger/l1.go", "func (l *Ledger) Resync() { l.l1.epoch.Add(1) }", "func (l *Ledger) Resync() {}"},
+		"ledger/l1.go", "l.l1.epoch.Add(1)", "l.l1.epoch.Add(0)"},
 	{"a worker overlooks min_version", "a worker is behind what it is asked for", "floor",
 		"lookup/judge.go", "	case asked > v.Version:\n", "	case false:\n"},
 }
