@@ -172,6 +172,14 @@ func (b *Breaker) Cancel(now time.Time) {
 	}
 }
 
+// Reset closes the breaker.
+func (b *Breaker) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state, b.openings = Closed, 0
+	b.forgetLocked()
+}
+
 // State returns the breaker's state. An opening that has run out is [Open]
 // until somebody asks to pass.
 func (b *Breaker) State() State {

@@ -135,5 +135,11 @@ func (b *Budget) report(caller context.Context, well bool, start time.Time) {
 	}
 }
 
+// Late reports that somebody has waited for a call for longer than it is worth.
+func (b *Budget) Late() { b.breaker.Failure(b.cfg.Now(), "") }
+
+// Reset forgets what was learned of the dependency.
+func (b *Budget) Reset() { b.breaker.Reset() }
+
 // Open reports whether calls are skipped for now.
 func (b *Budget) Open() bool { return b.breaker.State() != Closed }

@@ -93,14 +93,12 @@ func (l *ears) watch(sub *nats.Subscription) {
 	}
 	go func() {
 		defer l.client.work.end()
-		slow := false
-		for s := range status { // closed with the subscription
-			switch {
-			case s == nats.SubscriptionSlowConsumer:
-				slow = true
-				l.client.missed("bumps came too fast")
-			case s == nats.SubscriptionActive && slow: // what was dropped until now is missed too
-				slow = false
+		// Statuses come and go faster than the library keeps them for us: the
+		// count tells.
+		dropped := 0
+		for range status { // closed with the subscription
+			if n, err := sub.Dropped(); err == nil && n != dropped {
+				dropped = n
 				l.client.missed("bumps came too fast")
 			}
 		}

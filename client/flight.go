@@ -64,7 +64,7 @@ func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, er
 		case withdrawn(err):
 			return Token{}, err
 		case a.verdict == shouldAsk:
-			c.spare(a.entry)
+			c.spare(a.entry, s.epoch)
 		case a.joined && errors.Is(err, ErrTimeout):
 			// Who began it had less patience than we have.
 		default:
@@ -259,9 +259,13 @@ func (c *Client) await(ctx context.Context, f *flight, spared bool) error {
 }
 
 // spare lets look-ups have what is held without waiting, after workers did not
-// answer.
-func (c *Client) spare(e *entry) {
+// answer a question of this epoch: after one from before, nobody was asked about
+// what was missed since.
+func (c *Client) spare(e *entry, epoch int64) {
 	s := c.situation()
+	if s.epoch != epoch {
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.spare(s)

@@ -66,7 +66,7 @@ func (l *Ledger) fetch(ctx context.Context, key account.Key) (v *rotation.View, 
 	err := l.cache.Do(ctx, func(ctx context.Context) (err error) {
 		e, err = l.cfg.Cache.Get(ctx, key)
 		return err
-	}, absent)
+	}, ofOneAccount)
 	switch {
 	case absent(err):
 		return nil, time.Time{}

@@ -2,11 +2,11 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/rotation"
 )
@@ -40,23 +40,32 @@ func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
 }
 
 // Load reads the account from the store, once for all that ask at the same
-// time, and brings L1 and the shared cache up to it. above is a version that
-// the caller has heard of: it doesn't join a read from before that. held says
-// that the caller has something in hand: then a store that hangs is worth no
-// more than one that is down.
+// time, and brings L1 and the shared cache up to it, also where the caller has
+// gone. above is a version that the caller has heard of: it doesn't join a read
+// from before that. held says that the caller has something in hand that
+// serves: then a store that hangs is worth no more than one that is down.
 func (l *Ledger) Load(ctx context.Context, key account.Key, above account.Version, held bool) (*rotation.View, error) {
-	budget := l.stranger
-	if held {
-		budget = l.check
+	if !held {
+		return l.loadOnce(ctx, key, above, l.stranger)
 	}
+	bounded, cancel := context.WithTimeout(ctx, CacheTimeout)
+	defer cancel()
+	v, err := l.loadOnce(bounded, key, above, l.check)
+	if bounded.Err() != nil && ctx.Err() == nil {
+		l.check.Late()
+	}
+	return v, err
+}
+
+func (l *Ledger) loadOnce(ctx context.Context, key account.Key, above account.Version, budget *backoff.Budget) (*rotation.View, error) {
 	m := l.l1.mark(key)
-	same := fmt.Sprintf("%s %d %d %d %t", key, m.floor, m.epoch, above, held)
+	same := fmt.Sprintf("%s %d %d %d %t", key, m.floor, m.epoch, above, budget == l.check)
 	result := l.reads.DoChan(same, func() (any, error) {
 		var v *rotation.View
 		err := budget.Do(l.base, func(ctx context.Context) (err error) {
 			v, err = l.load(ctx, key)
 			return err
-		}, nil)
+		}, ofOneAccount)
 		return v, err
 	})
 	select {
@@ -91,7 +100,7 @@ func (l *Ledger) First(ctx context.Context, key account.Key) (d Document, err er
 	err = l.first.Do(ctx, func(ctx context.Context) (err error) {
 		d, err = l.ReadOpened(ctx, key)
 		return err
-	}, func(err error) bool { return absent(err) || errors.Is(err, ErrUnreadable) })
+	}, ofOneAccount)
 	return d, err
 }
 
@@ -116,12 +125,13 @@ func (l *Ledger) CheckSoon(k *Known, now time.Time) {
 	if now.Sub(k.checked) < l.cfg.Timing.L1MaxAge*2/3 || !l.Doubt(k, now, events.RetrySoon/2) {
 		return
 	}
+	epoch := l.Epoch()
 	l.background(func(ctx context.Context) {
 		if l.Shared(ctx, k.View.Key) != nil {
 			return
 		}
-		if _, err := l.Load(ctx, k.View.Key, 0, true); err != nil {
-			l.Reprieve(k.View)
+		if _, err := l.loadOnce(ctx, k.View.Key, 0, l.check); err != nil {
+			l.Reprieve(k.View, epoch)
 		}
 	})
 }
@@ -131,12 +141,16 @@ func (l *Ledger) CheckSoon(k *Known, now time.Time) {
 const reprieve = 3 * time.Second
 
 // Reprieve lets v be served for a little longer, although it could not be
-// checked: the store and the shared cache are out of reach.
-func (l *Ledger) Reprieve(v *rotation.View) {
+// checked: the store and the shared cache are out of reach. epoch is that of
+// when the check began.
+func (l *Ledger) Reprieve(v *rotation.View, epoch int64) {
+	if epoch != l.l1.epoch.Load() {
+		return // that check was of before a cut
+	}
 	checked := l.cfg.Clock.Now().Add(reprieve - l.cfg.Timing.L1MaxAge)
 	l.l1.update(v.Key, func(k *Known) {
-		if k.View == v && (k.checked.Before(checked) || k.epoch != l.l1.epoch.Load()) {
-			k.checked, k.epoch = checked, l.l1.epoch.Load()
+		if k.View == v && (k.checked.Before(checked) || k.epoch != epoch) {
+			k.checked, k.epoch = checked, epoch
 		}
 	})
 }

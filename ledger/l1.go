@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/rotation"
 )
@@ -217,9 +218,17 @@ func (l *Ledger) SetBusy(key account.Key, until time.Time) {
 	l.l1.update(key, func(k *Known) { k.Busy = until })
 }
 
+// Epoch counts the times that bumps may have been missed.
+func (l *Ledger) Epoch() int64 { return l.l1.epoch.Load() }
+
 // Resync is called when bumps may have been missed: nothing is served from L1
 // any more before it was checked against the shared cache or the store.
-func (l *Ledger) Resync() { l.l1.epoch.Add(1) }
+func (l *Ledger) Resync() {
+	for _, b := range []*backoff.Budget{l.cache, l.check, l.stranger} { // what was cut off may be there again
+		b.Reset()
+	}
+	l.l1.epoch.Add(1)
+}
 
 // Bumps returns how many bumps were news.
 func (l *Ledger) Bumps() int64 { return l.l1.bumps.Load() }

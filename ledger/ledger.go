@@ -63,7 +63,9 @@ func New(cfg Config) *Ledger {
 	l.cache = l.budget("the shared cache", CacheTimeout, known, nil)
 	l.stranger = l.budget("the account store", StoreTimeout, strangers, nil)
 	l.first = l.budget("the account store", StoreTimeout, known, l.stranger)
-	l.check = l.budget("the account store", CacheTimeout, known, l.stranger)
+	// A check beside requests has a third of what L1 lives for, and must be
+	// through before. What requests themselves wait for is in Load.
+	l.check = l.budget("the account store", min(max(CacheTimeout, cfg.Timing.L1MaxAge/6), StoreTimeout), known, nil)
 	l.base, l.abort = context.WithCancel(context.Background())
 	return l
 }
@@ -78,7 +80,7 @@ const (
 )
 
 func (l *Ledger) budget(name string, timeout time.Duration, waiting int, beside *backoff.Budget) *backoff.Budget {
-	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Slow: CacheTimeout, Waiting: waiting, Beside: beside, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
+	b, err := backoff.NewBudget(backoff.BudgetConfig{Name: name, Timeout: timeout, Waiting: waiting, Beside: beside, Now: l.cfg.Clock.Now, Rand: l.cfg.Random})
 	if err != nil {
 		panic("ledger: " + err.Error()) // its defaults are valid
 	}
@@ -129,6 +131,12 @@ func Bounded(ctx context.Context, f func(context.Context) error) error {
 func (l *Ledger) Rules(key account.Key) rotation.Rules {
 	policy, _ := l.cfg.Policy(key.Platform())
 	return rotation.Rules{Now: l.cfg.Clock.Now(), Timing: l.cfg.Timing, Policy: policy, Random: l.cfg.Random()}
+}
+
+// ofOneAccount reports whether err is about one account and says nothing
+// against what it is kept in.
+func ofOneAccount(err error) bool {
+	return absent(err) || errors.Is(err, ErrUnreadable) || errors.Is(err, ErrDamaged)
 }
 
 // absent reports whether err says that something is not there.

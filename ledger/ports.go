@@ -16,6 +16,9 @@ var (
 	// ErrConflict: the guard of a compare-and-set did not hold, or what should
 	// be created exists. Nothing was written, for certain.
 	ErrConflict = errors.New("conflict")
+	// ErrDamaged: the document or entry is there and can't be read by this
+	// program, such as one that a newer program wrote. It says nothing of others.
+	ErrDamaged = errors.New("can't be read by this program")
 )
 
 // Store keeps the account documents. It is the only truth: everything else is

@@ -96,7 +96,7 @@ func (d *Desk) Token(ctx context.Context, key account.Key, req events.TokenReque
 }
 
 func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
-	waited := false
+	waited, joined := false, false
 	for range maxRounds {
 		v, source, err := d.find(ctx, key, req)
 		if err != nil {
@@ -107,7 +107,7 @@ func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenReque
 			return events.TokenReply{}, j.err
 		}
 		w := refresh.Want{Over: v.Version, Reason: j.reason}
-		if k := d.ledger.Known(key); k != nil && k.Busy.After(d.cfg.Clock.Now()) && k.View != nil && k.View.Version == v.Version {
+		if k := d.ledger.Known(key); !joined && k != nil && k.Busy.After(d.cfg.Clock.Now()) && k.View != nil && k.View.Version == v.Version {
 			j.wait, w.Join, w.Reason = true, true, events.ReasonRequest // a refresh that runs ends this token
 		}
 		if !j.wait {
@@ -125,7 +125,7 @@ func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenReque
 		if err := flight.Wait(ctx); err != nil && (!w.Join || ctx.Err() != nil) {
 			return events.TokenReply{}, err
 		}
-		waited = true // one that was only joined: whatever became of it, the old token may live on
+		waited, joined = true, w.Join // one that was only joined: whatever became of it, the old token may live on
 	}
 	return events.TokenReply{}, events.Unavailable(events.RetrySoon, "%s: no token that serves this request has come about", key)
 }
@@ -153,6 +153,7 @@ func WireError(ctx context.Context, key account.Key, err error) *events.Error {
 // find returns the newest view that is at hand and good enough to judge the
 // request by: from L1, else the shared cache, else the store.
 func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenRequest) (*rotation.View, events.Source, error) {
+	epoch := d.ledger.Epoch()
 	k := d.ledger.Known(key)
 	if now := d.cfg.Clock.Now(); k != nil && k.View != nil && d.ledger.Fresh(k, now) {
 		// Who names a version of an account that does not exist is believed once a
@@ -167,13 +168,14 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 		}
 	}
 	serves := func(v *rotation.View) bool { return d.judge(v, req, d.cfg.Clock.Now()).serves() }
+	k = d.ledger.Known(key) // newer by what was shared, perhaps
 	held := k.Servable() && serves(k.View)
 	v, err := d.ledger.Load(ctx, key, max(req.MinVersion, req.RejectedVersion), held)
 	switch {
 	case err == nil:
 		return v, events.SourceStore, nil
 	case held:
-		d.ledger.Reprieve(k.View)
+		d.ledger.Reprieve(k.View, epoch)
 		return k.View, events.SourceL1, nil
 	case ctx.Err() != nil:
 		return nil, "", ctx.Err()

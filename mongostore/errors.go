@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tokenbus/tokenbus/ledger"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 )
@@ -25,9 +26,15 @@ var (
 	ErrConfig = errors.New("wrong configuration")
 )
 
+// damaged is an error about one document: it is [ledger.ErrDamaged].
+type damaged struct{ text string }
+
+func (e *damaged) Error() string        { return e.text }
+func (e *damaged) Is(target error) bool { return target == ledger.ErrDamaged }
+
 // ErrNewer: the document has a form that this program doesn't know. A newer
 // worker wrote it. Nothing was written.
-var ErrNewer = errors.New("a newer worker wrote it")
+var ErrNewer = &damaged{"a newer worker wrote it"}
 
 // Final reports whether only a person can end the error: it is about the URL,
 // our credentials or our privileges. Any other error of a [Store] may end by

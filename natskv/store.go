@@ -136,7 +136,7 @@ func (s *Store) update(ctx context.Context, key string, guard account.Guard, cha
 		return account.Account{}, ledger.ErrConflict
 	}
 	if a.SchemaVersion > account.SchemaVersion {
-		return account.Account{}, fmt.Errorf("the document has schema version %d, this program knows %d: it would lose fields", a.SchemaVersion, account.SchemaVersion)
+		return account.Account{}, fmt.Errorf("%w: it has schema version %d, this program knows %d and would lose fields", ledger.ErrDamaged, a.SchemaVersion, account.SchemaVersion)
 	}
 	change.Apply(&a)
 	return a, s.put(ctx, a, seq)
@@ -156,7 +156,7 @@ func (s *Store) put(ctx context.Context, a account.Account, after uint64) error 
 	return err
 }
 
-var errDamaged = errors.New("damaged document")
+var errDamaged = fmt.Errorf("damaged document: %w", ledger.ErrDamaged)
 
 // decodeAccount reads a document and checks that it is the one of its key.
 func decodeAccount(key string, data []byte) (account.Account, error) {

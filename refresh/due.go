@@ -51,7 +51,8 @@ const (
 // all others for ever. If the document has changed it has a due time of its own.
 func (f *flying) postpone(err error) {
 	e, ok := errors.AsType[*events.Error](err)
-	if !ok || e.Code == events.CodeCoolingDown || f.doc.Key.IsZero() || f.doc.Deleted() {
+	cooling := e != nil && e.Code == events.CodeCoolingDown && (f.begun || f.doc.CooldownUntil.After(f.clock.Now()))
+	if !ok || cooling || f.doc.Key.IsZero() || f.doc.Deleted() {
 		return // it is in the document, or there is none
 	}
 	at := f.clock.Now().Add(min(max(e.RetryAfter, minPostpone), maxPostpone))

@@ -51,8 +51,10 @@ type state struct {
 	flight *Flight       // that runs; nil: none
 	news   chan struct{} // wakes it; capacity 1
 	sight  rotation.Sighting
-	looked time.Duration // when sight was last asked; on the Elapsed clock
-	hold   hold
+	looked time.Duration // when the account was last looked at; on the Elapsed clock
+	// heldSince is when others were first seen to have its lease; 0: they don't.
+	heldSince time.Duration
+	hold      hold
 }
 
 // hold is a refresh that is not to be tried before until, given what was known
@@ -132,7 +134,7 @@ func (fs *flights) prune(now time.Time, elapsed time.Duration) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for key, s := range fs.m {
-		idle := s.sight == rotation.Sighting{} || elapsed-s.looked > forgetAfter
+		idle := s.sight == rotation.Sighting{} && s.heldSince == 0 || elapsed-s.looked > forgetAfter
 		if s.flight == nil && idle && !s.hold.until.After(now) {
 			delete(fs.m, key)
 		}

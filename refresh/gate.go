@@ -46,8 +46,13 @@ func (r *Refresher) gate(platform string) *gate {
 // use: their circuits are closed, and their limits those of the new ones.
 func (r *Refresher) EndpointsChanged() {
 	r.gates.mu.Lock()
-	defer r.gates.mu.Unlock()
 	clear(r.gates.m)
+	r.gates.mu.Unlock()
+	r.flights.mu.Lock()
+	defer r.flights.mu.Unlock()
+	for _, s := range r.flights.m {
+		s.hold = hold{} // what is in a document is found there again
+	}
 }
 
 // closedFor is how long the circuit keeps everybody off.

@@ -71,6 +71,9 @@ type Spool interface {
 	// Stash keeps the record through the death of the process, though not of
 	// the machine: one write, no fsync. Put makes a stashed record durable.
 	Stash(ctx context.Context, r rotation.Record) error
+	// Check returns nil if a record could be kept now. It is called before
+	// each exchange.
+	Check() error
 }
 
 // Endpoint talks to the token endpoints (package oauth).

@@ -29,6 +29,7 @@ type flying struct {
 	doc    ledger.Document // as last read
 	lease  Lease           // ours; nil: none
 	held   bool            // another worker has the lease
+	begun  bool            // a rotation's record was written
 }
 
 // fly brings the account over w.Over, by whoever does it. It returns nil once
@@ -74,7 +75,22 @@ func (f *flying) takeLease() {
 	defer cancel()
 	var err error
 	f.lease, err = f.cfg.Locker.Acquire(ctx, f.key)
-	if f.held = errors.Is(err, ErrHeld); f.held || err == nil {
+	now := f.clock.Elapsed()
+	f.held = false
+	f.flights.with(f.key, func(s *state) {
+		switch {
+		case !errors.Is(err, ErrHeld):
+			s.heldSince = 0
+		case s.heldSince == 0:
+			s.heldSince, f.held = now, true
+		default:
+			// One that outlives the time in which its owner must have shown a
+			// heartbeat was left behind, and holds nobody up.
+			f.held = now-s.heldSince < f.cfg.Timing.LeaseTTL
+		}
+		s.looked = now
+	})
+	if err == nil || errors.Is(err, ErrHeld) {
 		return
 	}
 	f.lease = nil
@@ -155,7 +171,8 @@ func (f *flying) settledFromJournal(ctx context.Context, before account.Version)
 	if _, err := f.replayAccount(ctx, f.key, ""); err != nil {
 		f.log.Warn("replay from the journal", "account", f.key.String(), "error", err)
 	}
-	return f.read(ctx) == nil && f.doc.Version != before
+	now, err := f.ledger.First(ctx, f.key) // f.doc stays: its guard says that nobody has begun since
+	return err == nil && now.Version != before
 }
 
 // look notes the document's rotation and returns what this worker has seen of
@@ -243,10 +260,18 @@ func (f *flying) blocked(cause error) error {
 // journalFull is how long a refresh is held off that met a full journal.
 const journalFull = time.Second
 
+// spoolFull is how long a refresh is held off that met a spool that can't keep
+// an answer; another worker may do it meanwhile.
+const spoolFull = time.Second
+
 // begin writes the rotation's record and, if it won, makes the exchange.
 func (f *flying) begin(ctx context.Context) (again bool, err error) {
 	if f.stats.waiting.Load() > int64(f.cfg.MaxJournal) {
 		return false, f.hold(journalFull, "more answers wait in the journal than it is good for; nothing more is exchanged before the account store takes them")
+	}
+	if err := f.cfg.Spool.Check(); err != nil { // what came of it might be kept nowhere
+		f.log.Error("spool can't keep an answer; nothing is sent", "account", f.key.String(), "error", err)
+		return false, f.hold(spoolFull, "this worker's disk can't keep the answer; nothing is sent")
 	}
 	pass, err := f.enter(ctx)
 	if err != nil {
@@ -260,6 +285,8 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 	}
 	from := f.doc.Version
 	switch announced, err := f.StoreBehind(ctx, &f.doc); {
+	case errors.Is(err, ledger.ErrConflict):
+		return true, nil
 	case err != nil && !f.want.Force:
 		return false, err
 	case err != nil:
@@ -284,15 +311,21 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 			return false, errNoStore(f.key)
 		}
 	}
+	f.begun = true
 	return false, f.exchange(ctx, &doc, pass, from, started)
 }
 
 // StoreBehind refuses to build on a document that is older than what peers
 // have been told: a restored backup holds a refresh token that is spent. The
-// error comes with the announced version; nil: the store is not behind.
+// error comes with the announced version; nil: the store is not behind. It is
+// [ledger.ErrConflict] where another worker was quicker, and the document is to
+// be read again.
 func (r *Refresher) StoreBehind(ctx context.Context, d *ledger.Document) (announced account.Version, err error) {
 	if announced = r.ledger.Behind(ctx, d); announced == 0 {
 		return 0, nil
+	}
+	if now, err := r.ledger.Read(ctx, d.Key); err == nil && now.Version >= announced {
+		return 0, ledger.ErrConflict
 	}
 	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it before a new login or a forced accounts.refresh", d.Version, announced)
 	r.log.Error("store is behind", "account", d.Key.String(), "version", d.Version, "announced", announced)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,9 +91,13 @@ func (r *Refresher) Abort() { r.abort() }
 // Wait waits for the flights to end. The error tells what is left undone.
 func (r *Refresher) Wait() error {
 	r.flights.wg.Wait()
-	records, _ := r.cfg.Spool.Records(context.WithoutCancel(r.base), account.Key{}) // what can't be read is of an earlier day
+	left := r.stats.undone.Load()
+	if records, _ := r.cfg.Spool.Records(context.WithoutCancel(r.base), account.Key{}); len(records) > 0 {
+		records = slices.DeleteFunc(records, func(rec rotation.Record) bool { return rec.Worker != r.cfg.WorkerID }) // of an earlier day
+		left = max(left, int64(len(records)))
+	}
 	var errs []error
-	if n := max(r.stats.undone.Load(), int64(len(records))); n > 0 {
+	if n := left; n > 0 {
 		errs = append(errs, fmt.Errorf("%d answers of token endpoints are not in the store; they wait in the spool or the journal and the next start saves them", n))
 	}
 	if n := r.stats.doubtful.Load(); n > 0 {

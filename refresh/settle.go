@@ -66,10 +66,13 @@ func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.
 		return nil, err
 	}
 	e := rotation.Settle(&d.Account, rec, v, r.merged(&d, v), r.settleRules(&d, v))
-	if e.Note != "" {
-		r.log.Info(e.Note, "account", rec.Key.String(), "from_version", rec.FromVersion, "version", d.Version, "reason", rec.Reason, "code", v.Code)
+	note := func(d *ledger.Document) {
+		if e.Note != "" {
+			r.log.Info(e.Note, "account", rec.Key.String(), "from_version", rec.FromVersion, "version", d.Version, "reason", rec.Reason, "code", v.Code)
+		}
 	}
 	if e.Change == nil {
+		note(&d)
 		r.ledger.Adopt(&d)
 		return nil, nil
 	}
@@ -91,6 +94,7 @@ func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.
 	if e.Credentials != nil {
 		failpoint.At("committed")
 	}
+	note(&doc)
 	r.ledger.SetBusy(rec.Key, time.Time{})
 	if doc.Rev > d.Rev {
 		r.ledger.Adopt(&doc)

@@ -107,6 +107,7 @@ func (w *worker) reload(p *provider.Provider) {
 	if read, err := w.readProviders(); err != nil {
 		w.log.Error("provider file is not taken; the old one stays in use", "error", err)
 	} else {
+		read.slowest = max(read.slowest, w.endpoint.now().slowest) // of exchanges that run
 		w.endpoint.p.Store(read)
 		p.EndpointsChanged()
 		w.log.Info("provider file is read again", "platforms", read.Platforms())

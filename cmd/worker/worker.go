@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -148,6 +150,9 @@ func (w *worker) openKeyset() error {
 	load := func(path string) (s *seal.Sealer, created bool, err error) { s, err = seal.Load(path); return }
 	if w.cfg.Embedded() {
 		load = seal.LoadOrCreate
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && hasData(w.cfg.DataDir) {
+			return settingError("keyset", fmt.Errorf("%q is missing beside accounts that were sealed with it; put the fleet's copy there", path))
+		}
 	}
 	sealer, created, err := load(path)
 	if err != nil {
@@ -158,6 +163,12 @@ func (w *worker) openKeyset() error {
 	}
 	w.sealer.p.Store(sealer)
 	return nil
+}
+
+// hasData reports whether an embedded server has kept anything in the folder.
+func hasData(dir string) bool {
+	entries, err := os.ReadDir(filepath.Join(dir, "nats", "jetstream"))
+	return err == nil && len(entries) > 0
 }
 
 func (w *worker) openSpool() error {

@@ -47,6 +47,7 @@ func TestMain(m *testing.M) {
 		err := goleak.Find(
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+			goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
 		)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -177,6 +177,8 @@ func (p journalPort) Put(ctx context.Context, r rotation.Record) error {
 	return act(ctx, p.worker, p.name+" put", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Put(ctx, r) })
 }
 
+func (p journalPort) Check() error { return nil }
+
 func (p journalPort) Stash(ctx context.Context, r rotation.Record) error {
 	err := act(ctx, p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
 	if err != nil {

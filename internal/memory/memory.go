@@ -300,6 +300,12 @@ type Journal struct {
 // Put implements [refresh.Journal].
 func (j *Journal) Put(ctx context.Context, r rotation.Record) error { return j.put(ctx, "Put", r) }
 
+// Check implements [refresh.Spool].
+func (j *Journal) Check() error {
+	_, err := j.Fault.ask(context.Background(), "Check", account.Key{})
+	return err
+}
+
 // Stash implements [refresh.Spool].
 func (j *Journal) Stash(ctx context.Context, r rotation.Record) error { return j.put(ctx, "Stash", r) }
 
