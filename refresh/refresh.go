@@ -143,20 +143,9 @@ func (f *flying) advance(ctx context.Context) (again bool, err error) {
 	if f.held && plan.Step != rotation.StepInDoubt {
 		return true, nil // the lease's owner is about to do it
 	}
-	// What was answered already must be saved before anything is sent.
-	if gone := f.doc.Rotation; gone != nil {
-		switch found, err := f.replayAccount(ctx, f.key, gone.ID); {
-		case err != nil:
-			return false, f.blocked(err)
-		case found:
-			return true, nil
-		}
-	} else if f.waits(f.key) { // the store has lost the record of it
-		if before := f.doc.Version; f.settledFromJournal(ctx, before) {
-			return true, nil
-		}
-	}
-	switch {
+	switch again, err := f.settleFirst(ctx); {
+	case again, err != nil:
+		return again, err
 	case plan.Step == rotation.StepInDoubt:
 		return false, f.doubt(ctx, plan.At)
 	case !f.known:
@@ -165,14 +154,25 @@ func (f *flying) advance(ctx context.Context) (again bool, err error) {
 	return f.begin(ctx)
 }
 
-// settledFromJournal settles what waits in the journals for the account, and
-// reports whether that has changed its version.
-func (f *flying) settledFromJournal(ctx context.Context, before account.Version) bool {
+// settleFirst settles what was answered already: it must be saved before
+// anything is sent. again says that the document is to be read again.
+func (f *flying) settleFirst(ctx context.Context) (again bool, err error) {
+	if gone := f.doc.Rotation; gone != nil {
+		found, err := f.replayAccount(ctx, f.key, gone.ID)
+		if err != nil {
+			return false, f.blocked(err)
+		}
+		return found, nil
+	}
+	if !f.waits(f.key) {
+		return false, nil
+	}
+	// The store has lost the record of it.
 	if _, err := f.replayAccount(ctx, f.key, ""); err != nil {
 		f.log.Warn("replay from the journal", "account", f.key.String(), "error", err)
 	}
 	now, err := f.ledger.First(ctx, f.key) // f.doc stays: its guard says that nobody has begun since
-	return err == nil && now.Version != before
+	return err == nil && now.Version != f.doc.Version, nil
 }
 
 // look notes the document's rotation and returns what this worker has seen of
