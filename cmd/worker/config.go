@@ -264,12 +264,18 @@ func (r *reader) natsURL() string {
 	}
 	for one := range strings.SplitSeq(v, ",") {
 		u, err := url.Parse(strings.TrimSpace(one))
-		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || !isPort(u.Port()) {
 			r.wrong(name, redactURL(v), "want embedded, or nats://host:port, several separated by commas")
 			break
 		}
 	}
 	return v
+}
+
+// isPort reports whether text is a port's number, or nothing.
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return text == "" || err == nil && n > 0
 }
 
 func (r *reader) storeURL() string {

@@ -149,6 +149,8 @@ func TestConfigProblems(t *testing.T) {
 			[]string{`--nats-url (TOKENBUS_NATS_URL): "http://[redacted]@h:1": want embedded, or nats://host:port, several separated by commas`}},
 		{"nats-url second is wrong", map[string]string{"nats-url": "nats://a:1,b:2", "keyset": file},
 			[]string{`--nats-url (TOKENBUS_NATS_URL): "nats://a:1,b:2": want embedded, or nats://host:port, several separated by commas`}},
+		{"nats-url port", map[string]string{"nats-url": "nats://h:99999999", "keyset": file},
+			[]string{`--nats-url (TOKENBUS_NATS_URL): "nats://h:99999999": want embedded, or nats://host:port, several separated by commas`}},
 		{"nats-listen", map[string]string{"nats-listen": "4222"},
 			[]string{`--nats-listen (TOKENBUS_NATS_LISTEN): "4222": want host:port, or none`}},
 		{"nats-listen port", map[string]string{"nats-listen": "h:99999"},

@@ -242,3 +242,25 @@ func TestProcessRefusesWrongCredentials(t *testing.T) {
 		})
 	}
 }
+
+// A keyset that is gone is not made anew beside what was sealed with it.
+func TestProcessMakesNoKeysetBesideAccounts(t *testing.T) {
+	dir := t.TempDir()
+	first := spawn(t, dir, "--nats-listen", "127.0.0.1:0", "--http-addr", "none")
+	first.serves(t)
+	first.signal(t, os.Interrupt)
+	if code := first.ends(t); code != exitOK {
+		t.Fatalf("code %d\n%s", code, first.said())
+	}
+	keyset := filepath.Join(dir, "keyset.json")
+	if err := os.Remove(keyset); err != nil {
+		t.Fatal(err)
+	}
+	second := spawn(t, dir, "--nats-listen", "127.0.0.1:0", "--http-addr", "none")
+	if code := second.ends(t); code != exitConfig || !strings.Contains(second.said(), "worker: --keyset (TOKENBUS_KEYSET): ") {
+		t.Errorf("code %d\n%s", code, second.said())
+	}
+	if _, err := os.Stat(keyset); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a keyset was made: %v", err)
+	}
+}
