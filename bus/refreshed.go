@@ -17,8 +17,8 @@ import (
 const refreshedConsumer = "tokenbus-workers"
 
 const (
-	ackWait       = time.Minute
-	handleTimeout = 30 * time.Second // of one event; shorter than ackWait
+	ackWait       = 12 * time.Second
+	handleTimeout = 10 * time.Second // of one event; shorter than ackWait
 	handlers      = 8                // events under way at once, per worker
 	maxAttempts   = 100              // about eight hours
 )

@@ -28,7 +28,7 @@ const (
 	questionTime = 11 * time.Second
 	// What is left over once max age has gone by: to connect again, and for a
 	// machine that is busy.
-	leeway = 15 * time.Second
+	leeway = 25 * time.Second
 )
 
 // TestP4NoPeerServesAStaleToken lets many clients look up accounts that rotate
