@@ -6,6 +6,7 @@ BENCH    ?= .
 E2E_STORM         ?= 60s
 E2E_RATE          ?= 5000
 SOAK              ?= 10m
+SEED              ?= 1
 COHERENCE         ?= 10m
 EXPLORE_SCHEDULES ?= 100000
 EXPLORE_TIME      ?= 10m
@@ -38,6 +39,11 @@ soak: test-deps ## random faults against a full stack, one every five seconds (S
 .PHONY: coherence
 coherence: test-deps ## look for stale tokens while links fail (COHERENCE, COHERENCE_SEED), and find every mutation
 	TOKENBUS_TEST_REQUIRE=1 COHERENCE=$(COHERENCE) COHERENCE_MUTATIONS=1 $(GO) test -count=1 -timeout 2h -v ./internal/coherence
+
+.PHONY: random
+random: test-deps ## a minute each of random faults, as continuous integration does (SEED)
+	TOKENBUS_TEST_REQUIRE=1 COHERENCE=60s COHERENCE_SEED=$(SEED) $(GO) test -race -count=1 -v -run '^TestP4NoPeerServesAStaleToken$$' ./internal/coherence
+	TOKENBUS_TEST_REQUIRE=1 SOAK=60s SOAK_SEED=$(SEED) $(GO) test -count=1 -v -run '^TestSoak$$' ./internal/degraded
 
 .PHONY: rolling
 rolling: test-deps ## replace three workers one by one under load (E2E_RATE look-ups a second)

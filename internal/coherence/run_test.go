@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	runTime = 20 * time.Second
 	runSeed = 1
 
 	workerAge = 2 * time.Second
@@ -35,7 +34,10 @@ const (
 // all the time, over links that fail, and judges what was recorded. COHERENCE is
 // how long, COHERENCE_SEED draws what fails when.
 func TestP4NoPeerServesAStaleToken(t *testing.T) {
-	duration, err := time.ParseDuration(cmp.Or(os.Getenv("COHERENCE"), runTime.String()))
+	if os.Getenv("COHERENCE") == "" {
+		t.Skip("random faults, on a clock, want a machine of their own: make random, make coherence")
+	}
+	duration, err := time.ParseDuration(os.Getenv("COHERENCE"))
 	check(t, err)
 	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("COHERENCE_SEED"), strconv.Itoa(runSeed)), 10, 64)
 	check(t, err)
