@@ -42,15 +42,21 @@ func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
 // Load reads the account from the store, once for all that ask at the same
 // time, and brings L1 and the shared cache up to it, also where the caller has
 // gone. above is a version that the caller has heard of: it doesn't join a read
-// from before that. held says that the caller has something in hand that
-// serves: then a store that hangs is worth no more than one that is down.
-func (l *Ledger) Load(ctx context.Context, key account.Key, above account.Version, held bool) (*rotation.View, error) {
-	if !held {
-		return l.loadOnce(ctx, key, above, l.stranger)
+// from before that.
+func (l *Ledger) Load(ctx context.Context, key account.Key, above account.Version) (*rotation.View, error) {
+	return l.loadOnce(ctx, key, above, l.stranger)
+}
+
+// Check is Load for a caller with something in hand that serves. Then a store
+// that hangs is worth no more than one that is down; unless bumps may have been
+// missed since what is in hand was checked, and it is to be caught up with first.
+func (l *Ledger) Check(ctx context.Context, k *Known, above account.Version) (*rotation.View, error) {
+	if k.epoch != l.Epoch() {
+		return l.loadOnce(ctx, k.View.Key, above, l.check)
 	}
 	bounded, cancel := context.WithTimeout(ctx, CacheTimeout)
 	defer cancel()
-	v, err := l.loadOnce(bounded, key, above, l.check)
+	v, err := l.loadOnce(bounded, k.View.Key, above, l.check)
 	if bounded.Err() != nil && ctx.Err() == nil {
 		l.check.Late()
 	}

@@ -170,7 +170,13 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 	serves := func(v *rotation.View) bool { return d.judge(v, req, d.cfg.Clock.Now()).serves() }
 	k = d.ledger.Known(key) // newer by what was shared, perhaps
 	held := k.Servable() && serves(k.View)
-	v, err := d.ledger.Load(ctx, key, max(req.MinVersion, req.RejectedVersion), held)
+	var v *rotation.View
+	var err error
+	if above := max(req.MinVersion, req.RejectedVersion); held {
+		v, err = d.ledger.Check(ctx, k, above)
+	} else {
+		v, err = d.ledger.Load(ctx, key, above)
+	}
 	switch {
 	case err == nil:
 		return v, events.SourceStore, nil
