@@ -96,7 +96,7 @@ func (d *Desk) Token(ctx context.Context, key account.Key, req events.TokenReque
 }
 
 func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
-	waited, joined := false, false
+	waited := false
 	for range maxRounds {
 		v, source, err := d.find(ctx, key, req)
 		if err != nil {
@@ -107,7 +107,7 @@ func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenReque
 			return events.TokenReply{}, j.err
 		}
 		w := refresh.Want{Over: v.Version, Reason: j.reason}
-		if k := d.ledger.Known(key); !joined && k != nil && k.Busy.After(d.cfg.Clock.Now()) && k.View != nil && k.View.Version == v.Version {
+		if k := d.ledger.Known(key); k != nil && k.Busy.After(d.cfg.Clock.Now()) && k.View != nil && k.View.Version == v.Version {
 			j.wait, w.Join, w.Reason = true, true, events.ReasonRequest // a refresh that runs ends this token
 		}
 		if !j.wait {
@@ -125,7 +125,7 @@ func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenReque
 		if err := flight.Wait(ctx); err != nil && (!w.Join || ctx.Err() != nil) {
 			return events.TokenReply{}, err
 		}
-		waited, joined = true, w.Join // one that was only joined: whatever became of it, the old token may live on
+		waited = true // one that was only joined and failed may have left the old token alive: then nobody is busy any more
 	}
 	return events.TokenReply{}, events.Unavailable(events.RetrySoon, "%s: no token that serves this request has come about", key)
 }

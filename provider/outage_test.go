@@ -163,22 +163,6 @@ func (s cutCache) Get(ctx context.Context, k account.Key) (ledger.Entry, error) 
 	return s.Cache.Get(ctx, k)
 }
 
-// The endpoint ends old tokens; a refresh was heard to run; the store is down.
-func TestP7BusyAndStoreDown(t *testing.T) {
-	f := newFleet(t, oauthtest.Config{})
-	f.def.ServeWhileRefreshing = false
-	f.def.Timeout = time.Minute
-	p := f.worker()
-	f.login(p, "x", time.Hour)
-	f.token(p, "x", events.TokenRequest{})
-	f.store.Fault.Set(func(context.Context, string, account.Key) (bool, error) { return false, errors.New("down") })
-	// Some worker began a refresh and died, or could not save.
-	p.ObserveStatus(events.Status{Key: key("x"), Code: events.StatusRefreshing})
-	if _, err := p.Token(t.Context(), key("x"), events.TokenRequest{}); err != nil {
-		t.Errorf("the old token lives for an hour: %v", err)
-	}
-}
-
 // A store that answers, in 600 ms.
 func TestASlowStoreServes(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
