@@ -10,14 +10,15 @@ import (
 )
 
 // Begin returns the record of a new rotation and the guard under which it may
-// be written: the version that was read, and no rotation, or the very one that
-// is taken over, its heartbeat unchanged.
+// be written: the version and rev that were read (a refusal since then raised
+// the rev), and no rotation, or the very one that is taken over, its heartbeat
+// unchanged.
 func Begin(a *account.Account, worker, host string, s Sight, r Rules) (*account.Rotation, account.Guard) {
 	record := &account.Rotation{
 		ID: rand.Text(), Worker: worker, Host: host, State: account.RotationBegun,
 		FromVersion: a.Version, StartedAt: Millis(r.Now), LeaseTTL: r.Timing.LeaseTTL, Attempts: 1,
 	}
-	guard := account.Guard{Version: a.Version, Rotation: account.NoRotation()}
+	guard := account.Guard{Version: a.Version, Rev: a.Rev, Rotation: account.NoRotation()}
 	if gone := a.Rotation; gone != nil {
 		guard.Rotation, guard.Heartbeat = &gone.ID, &gone.Heartbeat
 		record.Attempts = gone.Attempts + 1

@@ -168,6 +168,11 @@ func TestP1Begin(t *testing.T) {
 		first.State != account.RotationBegun || first.Heartbeat != 0 || first.NoAnswer || !first.FirstStartedAt.IsZero() || first.LeaseTTL != lease {
 		t.Errorf("begins %+v, guarded by %+v", first, guard)
 	}
+	refused := a.Clone()
+	refused.Rev++ // by a worker whose refusal came in between
+	if guard.Holds(&refused) {
+		t.Error("a token that was refused meanwhile may be sent")
+	}
 	a.Rotation = first
 	if guard.Holds(a) {
 		t.Error("two may begin")
