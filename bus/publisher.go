@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/streams"
 )
 
 // PublisherConfig configures a [Publisher]. All fields but Logger are needed.
@@ -98,7 +99,7 @@ func (p *Publisher) Bump(ctx context.Context, e events.Bump) error {
 		if err == nil {
 			return nil
 		}
-		if !wrongSequence(err) {
+		if !streams.WrongSequence(err) {
 			return fmt.Errorf("publish bump of %s: %w", e.Key, err)
 		}
 		// Somebody else published; look again. Each round some rev has risen,
@@ -167,13 +168,4 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 		return events.Bump{}, answer.Message.Seq, fmt.Errorf("%w: it is of %s", errUnreadable, b.Key)
 	}
 	return b, answer.Message.Seq, nil
-}
-
-// wrongSequence reports whether the stream refused the message because its
-// subject has another last sequence. Replicated streams have a code of their
-// own for a race with a message that isn't stored yet.
-func wrongSequence(err error) bool {
-	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
-		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/tokenbus/tokenbus/streams"
 )
 
 // bucket is one KV bucket, with the operations that decisions may rest on.
@@ -103,7 +104,7 @@ func (b *bucket) write(ctx context.Context, key string, header nats.Header, data
 		opts = append(opts, jetstream.WithMsgTTL(ttl.Truncate(time.Second)+time.Second))
 	}
 	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.publish + key, Header: header, Data: data}, opts...)
-	if raced(err) {
+	if streams.WrongSequence(err) {
 		return 0, errRaced
 	}
 	if err != nil {
@@ -142,14 +143,6 @@ func deleted(h nats.Header) bool {
 // failed wraps what went wrong with a key.
 func (b *bucket) failed(verb, key string, err error) error {
 	return fmt.Errorf("%s %s in bucket %s: %w", verb, key, b.name, explain(b.config.Name, err))
-}
-
-// raced reports whether err is JetStream's certain no to a sequence. A
-// replicated stream has an error code of its own for it.
-func raced(err error) bool {
-	e, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
-		e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
 // key returns the key of a subject of the bucket, in memory of its own.

@@ -330,6 +330,63 @@ func TestP2NothingIsSentThatTheSpoolCantKeep(t *testing.T) {
 	})
 }
 
+// What is due is left to others by a worker whose spool can't keep an answer: it
+// neither begins it nor puts it off.
+func TestADueRefreshIsLeftToWorkersThatCanKeepTheAnswer(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	spool := &memory.Journal{}
+	bad := f.worker(func(c *provider.Config) { c.Spool = spool })
+	f.login(bad, "x", time.Minute) // due at once
+	eventually(t, "it is announced", func() bool { return !f.doc("x").AnnouncePending })
+	spool.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		return op != "Check", errors.New("no space left on device")
+	})
+	var looks, updates atomic.Int64
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		switch op {
+		case "Pending":
+			looks.Add(1)
+		case "Update":
+			updates.Add(1)
+		}
+		return true, nil
+	})
+	run := func(p *provider.Provider) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan struct{})
+		go func() { defer close(ran); _ = p.Run(ctx) }()
+		return func() { cancel(); <-ran }
+	}
+	defer run(bad)()
+	eventually(t, "it has looked for what is due as well", func() bool { return looks.Load() >= 2 })
+	if n := updates.Load(); n > 0 || f.endpoint.Exchanges() > 0 {
+		t.Fatalf("%d updates and %d exchanges by a worker that can keep no answer", n, f.endpoint.Exchanges())
+	}
+	defer run(f.worker())()
+	eventually(t, "another refreshes it", func() bool { return f.doc("x").Version == 2 })
+}
+
+// A stop names what this process leaves in its spool, and not what lies there
+// since an earlier day and can't be saved.
+func TestP2AStopNamesWhatItLeaves(t *testing.T) {
+	for name, c := range map[string]struct {
+		worker string
+		fails  bool
+	}{"of this process": {"me", true}, "of an earlier day": {"somebody", false}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, oauthtest.Config{})
+			spool := &memory.Journal{}
+			p := f.worker(func(cfg *provider.Config) { cfg.Spool, cfg.WorkerID = spool, "me" })
+			if err := spool.Put(t.Context(), rotation.Record{Key: key("x"), RotationID: "r", FromVersion: 1, Worker: c.worker}); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Close(t.Context()); (err != nil) != c.fails {
+				t.Errorf("a stop with an answer %s in the spool: %v", name, err)
+			}
+		})
+	}
+}
+
 // A lease that its owner left behind, in a backend that keeps it for longer
 // than a worker may be silent, holds nobody up for longer than that.
 func TestALeaseLeftBehindHoldsNobodyUp(t *testing.T) {

@@ -23,6 +23,10 @@ func (r *Refresher) RefreshDue(ctx context.Context) {
 	if r.flights.running() > maxAheadOf {
 		return
 	}
+	if err := r.cfg.Spool.Check(); err != nil { // others can: they must not find it put off
+		r.log.Debug("spool can't keep an answer; what is due is left to others", "error", err)
+		return
+	}
 	var keys []account.Key
 	err := ledger.Bounded(ctx, func(ctx context.Context) (err error) {
 		keys, err = r.cfg.Store.Due(ctx, r.clock.Now(), ledger.SweepLimit)

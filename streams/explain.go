@@ -89,3 +89,11 @@ func hasCode(err error, code jetstream.ErrorCode) bool {
 	e, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && e.ErrorCode == code
 }
+
+// WrongSequence reports whether err is JetStream's certain no to a message
+// that names its subject's last sequence. A replicated stream has an error code
+// of its own for a race with a message that isn't stored yet.
+func WrongSequence(err error) bool {
+	e, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}

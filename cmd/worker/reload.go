@@ -28,6 +28,15 @@ type readEndpoints struct {
 
 func (e *endpoints) now() *readEndpoints { return e.p.Load() }
 
+// set puts other endpoints in use. Exchanges that run keep the patience of the
+// old ones, which a stop has to have as well.
+func (e *endpoints) set(read *readEndpoints) {
+	if old := e.now(); old != nil {
+		read.slowest = max(read.slowest, old.slowest)
+	}
+	e.p.Store(read)
+}
+
 func (e *endpoints) Policy(platform string) (rotation.Policy, bool) { return e.now().Policy(platform) }
 
 func (e *endpoints) Send(ctx context.Context, req refresh.SendRequest) (refresh.RawAnswer, error) {
@@ -107,8 +116,7 @@ func (w *worker) reload(p *provider.Provider) {
 	if read, err := w.readProviders(); err != nil {
 		w.log.Error("provider file is not taken; the old one stays in use", "error", err)
 	} else {
-		read.slowest = max(read.slowest, w.endpoint.now().slowest) // of exchanges that run
-		w.endpoint.p.Store(read)
+		w.endpoint.set(read)
 		p.EndpointsChanged()
 		w.log.Info("provider file is read again", "platforms", read.Platforms())
 	}

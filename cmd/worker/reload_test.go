@@ -14,6 +14,18 @@ import (
 	"github.com/tokenbus/tokenbus/seal"
 )
 
+// A stop waits for exchanges that were begun with more patience than the file
+// has now.
+func TestReloadKeepsTheLongestPatience(t *testing.T) {
+	var e endpoints
+	for _, patience := range []time.Duration{time.Second, time.Minute, 10 * time.Second} {
+		e.set(&readEndpoints{slowest: patience})
+	}
+	if got := e.now().slowest; got != time.Minute {
+		t.Errorf("%s, want a minute", got)
+	}
+}
+
 // SIGHUP reads the provider file and the keyset anew; what is wrong stays as it
 // was, and says why.
 func TestReload(t *testing.T) {

@@ -140,7 +140,7 @@ func (w *worker) openDataDir() error {
 func (w *worker) openProviders() error {
 	read, err := w.readProviders()
 	if err == nil {
-		w.endpoint.p.Store(read)
+		w.endpoint.set(read)
 	}
 	return err
 }
