@@ -47,7 +47,7 @@ func readDemoConfig(flag lookupFunc) (demoConfig, error) {
 	c := demoConfig{
 		Duration: r.duration("duration", 0, 0),
 		TokenTTL: r.duration("token-ttl", minTokenTTL, maxTokenTTL),
-		EnvFile:  r.get("env-file"),
+		EnvFile:  r.envFile(),
 	}
 	n, err := strconv.Atoi(r.get("workers"))
 	if err != nil || n < 1 || n > maxDemoWorkers {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/tokenbus/tokenbus/bus"
@@ -35,11 +38,33 @@ func (d *demo) api() http.Handler {
 	return mux
 }
 
+// envMark is the beginning of the file that --env-file names.
+const envMark = "# tokenbus demo: "
+
+// envFile is a file that can be written, and that is nobody else's: the demo
+// removes it at its end.
+func (r *reader) envFile() string {
+	const name = "env-file"
+	path := r.get(name)
+	if path == "" {
+		return ""
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+		r.wrong(name, path, "its folder is missing; make it, or name a file elsewhere")
+		return path
+	}
+	text, err := os.ReadFile(path)
+	if !errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(string(text), envMark) {
+		r.wrong(name, path, "is there already, and not of a demo; name a file that may go when the demo ends")
+	}
+	return path
+}
+
 // writeEnvFile writes what other programs need to take part, for a shell to
 // read. It is there whole or not at all.
 func (d *demo) writeEnvFile() error {
 	server := d.workers[0].server
-	text := fmt.Sprintf("# tokenbus demo: its NATS server, the key of a gateway, its API (/userinfo, /revoke)\n"+
+	text := fmt.Sprintf(envMark+"its NATS server, the key of a gateway, its API (/userinfo, /revoke)\n"+
 		"export TOKENBUS_NATS_URL=%s\nexport TOKENBUS_NATS_NKEY=%s\nexport TOKENBUS_DEMO_API=%s\n",
 		shellWord(server.URL()), shellWord(server.KeyFile(bus.RoleClient)), shellWord(d.url))
 	fresh := d.cfg.EnvFile + ".new"

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -117,5 +118,23 @@ func TestDemoTokenIsRefusedBeforeItsTime(t *testing.T) {
 	}
 	if _, err := os.Stat(file); err == nil {
 		t.Error("the file outlives the demo")
+	}
+}
+
+// The file of --env-file goes when the demo ends, so it must be nobody else's.
+func TestEnvFileIsNobodyElses(t *testing.T) {
+	dir := t.TempDir()
+	theirs, ours := write(t, "notes", "keep me\n"), write(t, "demo.env", envMark+"of a demo that was killed\n")
+	for path, want := range map[string]string{
+		dir + "/new":   "",
+		ours:           "",
+		theirs:         "is there already, and not of a demo; name a file that may go when the demo ends",
+		dir:            "is there already, and not of a demo; name a file that may go when the demo ends",
+		dir + "/no/it": "its folder is missing; make it, or name a file elsewhere",
+	} {
+		_, err := readDemoConfig(lookup(map[string]string{"env-file": path}))
+		if want == "" && err != nil || want != "" && (err == nil || err.Error() != fmt.Sprintf("--env-file: %q: %s", path, want)) {
+			t.Errorf("%s: %v, want %q", path, err, want)
+		}
 	}
 }
