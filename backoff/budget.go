@@ -2,16 +2,12 @@ package backoff
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
 
-// ErrSkipped: a [Budget] made no call, because the dependency is out of order
-// or too many wait for it already. Errors of this kind are a [*SkippedError].
-var ErrSkipped = errors.New("skipped")
-
-// SkippedError says why a [Budget] made no call.
+// SkippedError says why a [Budget] made no call: the dependency is out of
+// order, or too many wait for it already.
 type SkippedError struct {
 	Name  string        // of the dependency
 	Busy  bool          // too many wait; else it is out of order
@@ -24,9 +20,6 @@ func (e *SkippedError) Error() string {
 	}
 	return e.Name + " is slow or down and is left alone for a moment"
 }
-
-// Is makes errors.Is(err, ErrSkipped) true.
-func (e *SkippedError) Is(target error) bool { return target == ErrSkipped }
 
 // BudgetConfig configures a [Budget].
 type BudgetConfig struct {
@@ -140,6 +133,3 @@ func (b *Budget) Late() { b.breaker.Failure(b.cfg.Now(), "") }
 
 // Reset forgets what was learned of the dependency.
 func (b *Budget) Reset() { b.breaker.Reset() }
-
-// Open reports whether calls are skipped for now.
-func (b *Budget) Open() bool { return b.breaker.State() != Closed }
