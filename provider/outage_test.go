@@ -387,6 +387,25 @@ func TestP2AStopNamesWhatItLeaves(t *testing.T) {
 	}
 }
 
+// A lease that is met again long after is another one, and keeps off as any.
+func TestALeaseThatIsMetAgainIsAnother(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", time.Millisecond)
+	eventually(t, "nothing of it runs", func() bool { return !f.doc("x").AnnouncePending && p.Stats().Flights == 0 })
+	if _, err := f.locker.Acquire(t.Context(), key("x")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		f.refused(p, "x", events.TokenRequest{Timeout: 300 * time.Millisecond}, events.CodeTimeout)
+		f.clock.advance(time.Hour) // and with it ends the flight's patience
+		eventually(t, "the flight has ended", func() bool { return p.Stats().Flights == 0 })
+	}
+	if n := f.endpoint.Exchanges(); n != 0 {
+		t.Errorf("%d exchanges beside a worker that has the lease", n)
+	}
+}
+
 // A lease that its owner left behind, in a backend that keeps it for longer
 // than a worker may be silent, holds nobody up for longer than that.
 func TestALeaseLeftBehindHoldsNobodyUp(t *testing.T) {

@@ -81,7 +81,7 @@ func (f *flying) takeLease() {
 		switch {
 		case !errors.Is(err, ErrHeld):
 			s.heldSince = 0
-		case s.heldSince == 0:
+		case s.heldSince == 0, now-s.looked > f.cfg.Timing.LeaseTTL: // or it was another one, some time ago
 			s.heldSince, f.held = now, true
 		default:
 			// One that outlives the time in which its owner must have shown a
