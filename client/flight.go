@@ -25,6 +25,7 @@ const (
 // token and err are there once done is closed.
 type flight struct {
 	done  chan struct{}
+	epoch int64 // when it began: what was missed since, it knows nothing of
 	token Token
 	err   error
 }
@@ -127,16 +128,18 @@ func (c *Client) consult(key account.Key, w want, s situation, wait *patience) a
 	return a
 }
 
-// join returns the flight for w, and begins it if there is none; landed, if not
-// nil, is called when one that was begun ends. The caller holds e.mu.
+// join returns the flight for w, and begins it if there is none of this epoch;
+// landed, if not nil, is called when one that was begun ends. The caller holds
+// e.mu.
 //
 // The flight outlives who began it: others wait for it, and what it brings is
 // held. It has the deadline of who began it.
 func (c *Client) join(e *entry, w want, ctx context.Context, landed func()) (f *flight, joined bool) {
-	if f := e.flights[w]; f != nil {
+	epoch := c.epoch.Load()
+	if f := e.flights[w]; f != nil && f.epoch == epoch {
 		return f, true
 	}
-	f = &flight{done: make(chan struct{})}
+	f = &flight{done: make(chan struct{}), epoch: epoch}
 	if !c.work.begin() {
 		f.err = ErrClosed
 		close(f.done)
@@ -168,7 +171,7 @@ func (c *Client) beside(e *entry, s situation) {
 	if h := e.held.Load(); h != nil {
 		e.held.Store(h.asked(e.of(s)))
 	}
-	if e.flights[want{}] != nil || c.life.Err() != nil {
+	if f := e.flights[want{}]; f != nil && f.epoch == s.epoch || c.life.Err() != nil {
 		return
 	}
 	select {
@@ -188,7 +191,9 @@ func (c *Client) fly(ctx context.Context, e *entry, f *flight, w want) {
 		c.counts.failed.Add(1)
 	}
 	e.mu.Lock()
-	delete(e.flights, w)
+	if e.flights[w] == f { // else one of a later epoch has its place
+		delete(e.flights, w)
+	}
 	c.memory.drop(e)
 	e.mu.Unlock()
 	close(f.done)

@@ -29,8 +29,6 @@ var mutations = []struct {
 		"client/client.go", "	c.epoch.Add(1)\n	c.counts.cuts.Add(1)\n", "	c.counts.cuts.Add(1)\n"},
 	{"dropped bumps go unnoticed", "a client is too slow", "newest",
 		"client/ears.go", "sub.StatusChanged(nats.SubscriptionSlowConsumer, nats.SubscriptionActive, nats.SubscriptionClosed)", "sub.StatusChanged(nats.SubscriptionClosed)"},
-	{"a failure from before a cut counts after it", "a client is too slow while workers fail", "cut",
-		"client/flight.go", "	if s.epoch != epoch {\n		return\n	}\n", ""},
 	{"a worker serves below a bump", "a worker hears a bump", "worker bump",
 		"ledger/l1.go", "k.View.Rev >= k.floor }", "k.View.Rev >= 0 }"},
 	{"a worker's entries outlive a cut", "a worker is cut off", "worker cut",

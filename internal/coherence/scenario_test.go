@@ -205,39 +205,6 @@ var scenarios = []struct {
 		c.hearsAgain(t, w, other)
 		fl.settle(settled, key)
 	}},
-	{"a client is too slow while workers fail", 1, forever, func(t *testing.T, fl *fleet) {
-		key, other, c, w := fl.login(steady, "alice"), fl.login(steady, "bob"), fl.clients[0], fl.workers[0]
-		c.want(t, key)
-		c.want(t, other)
-		// The client has a version that was not used yet: it is not caught up with.
-		check(t, w.rotate(t.Context(), key))
-		c.heardOf(t, key, 2)
-		eventually(t, "followed", func() bool { return c.Stats().Asked == 3 })
-		_, err := w.ClearError(t.Context(), events.KeyRequest{Platform: steady, ID: "alice"}) // a bump of the same version
-		check(t, err)
-		eventually(t, "the change is heard", func() bool { return count(c.record, &c.record.heard) > 1 })
-		release := c.tap.flood(false)
-		defer release()
-		check(t, w.rotate(t.Context(), other))
-		eventually(t, "flooded", func() bool { return count(c.record, &c.record.flooded) > 0 && c.conn.Flush() == nil })
-		check(t, w.rotate(t.Context(), key)) // of which nothing is heard
-		w.heardOf(t, key, 3)
-		check(t, c.conn.Flush())
-		// While the worker is asked, the client notices that it missed something;
-		// then the worker fails. What follows from that, is about what was before.
-		f := func(account.Key, events.TokenRequest) *events.Error {
-			n := count(c.record, &c.record.noticed)
-			release()
-			c.hearsAgain(t, w, other)
-			within(time.Second, func() bool { return count(c.record, &c.record.noticed) > n })
-			return &events.Error{Code: events.CodeCoolingDown, Message: "a test", RetryAfter: time.Second}
-		}
-		w.holds.Store(&f)
-		c.want(t, key)
-		c.want(t, key)
-		w.holds.Store(nil)
-		fl.settle(settled, key)
-	}},
 	{"a worker hears a bump", 2, forever, func(t *testing.T, fl *fleet) {
 		key, a, b := fl.login(steady, "alice"), fl.workers[0], fl.workers[1]
 		b.ask(t, key, events.TokenRequest{})
