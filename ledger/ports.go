@@ -48,8 +48,9 @@ type Store interface {
 	// Due returns keys of active accounts whose refresh_at is set and not
 	// after now, the longest overdue first, at most limit, also those with a
 	// rotation. It may lag behind writes by seconds and costs the same however
-	// many accounts are not due.
-	Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error)
+	// many accounts are not due. Accounts of the platforms in except are left
+	// out.
+	Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error)
 	// Pending returns keys of accounts whose announcement is pending, at most
 	// limit. It may lag behind writes by seconds.
 	Pending(ctx context.Context, limit int) ([]account.Key, error)

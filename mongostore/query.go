@@ -17,12 +17,16 @@ var notDeleted = bson.E{Key: "deleted_at", Value: bson.D{{Key: "$exists", Value:
 
 // Due implements ledger.Store. Documents of newer workers are theirs to
 // refresh, and left out.
-func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
-	return s.keys(ctx, "list due accounts", bson.D{
+func (s *Store) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
+	filter := bson.D{
 		{Key: "status", Value: string(account.Active)},
 		{Key: "refresh_at", Value: bson.D{{Key: "$lte", Value: now}}},
 		notDeleted, known,
-	}, bson.D{{Key: "refresh_at", Value: 1}}, limit)
+	}
+	if len(except) > 0 {
+		filter = append(filter, bson.E{Key: "platform", Value: bson.D{{Key: "$nin", Value: except}}})
+	}
+	return s.keys(ctx, "list due accounts", filter, bson.D{{Key: "refresh_at", Value: 1}}, limit)
 }
 
 // Pending implements ledger.Store. Documents of newer workers are left out.

@@ -92,7 +92,7 @@ func (ix *index) placeLocked(d *indexed) {
 
 // dueBy returns the keys that are due, the longest overdue first. It walks
 // down from the heap's top, so its cost depends on limit alone.
-func (ix *index) dueBy(now time.Time, limit int) []account.Key {
+func (ix *index) dueBy(now time.Time, limit int, except ...string) []account.Key {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	var keys []account.Key
@@ -100,7 +100,9 @@ func (ix *index) dueBy(now time.Time, limit int) []account.Key {
 	next.push(0, now.UnixMilli())
 	for len(keys) < limit && len(next.places) > 0 {
 		place := heap.Pop(&next).(int)
-		keys = append(keys, mustParse(ix.due[place].key))
+		if key := mustParse(ix.due[place].key); !slices.Contains(except, key.Platform()) {
+			keys = append(keys, key)
+		}
 		next.push(2*place+1, now.UnixMilli())
 		next.push(2*place+2, now.UnixMilli())
 	}

@@ -171,12 +171,12 @@ func decodeAccount(key string, data []byte) (account.Account, error) {
 }
 
 // Due implements [ledger.Store].
-func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
+func (s *Store) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
 	ix, err := s.index.get(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list due accounts of bucket %s: %w", s.bucket.name, err)
 	}
-	return ix.dueBy(now, limit), nil
+	return ix.dueBy(now, limit, except...), nil
 }
 
 // Pending implements [ledger.Store].

@@ -88,11 +88,11 @@ func (g *keysetGate) Update(ctx context.Context, key account.Key, guard account.
 }
 
 // Due implements [ledger.Store].
-func (g *keysetGate) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
+func (g *keysetGate) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
 	if err := g.guarded(ctx); err != nil {
 		return nil, err
 	}
-	return g.store.Due(ctx, now, limit)
+	return g.store.Due(ctx, now, limit, except...)
 }
 
 // Pending implements [ledger.Store].

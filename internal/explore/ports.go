@@ -89,8 +89,8 @@ func updateName(c account.Change) string {
 	return ""
 }
 
-func (p storePort) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
-	return p.s.store.Due(ctx, now, limit)
+func (p storePort) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
+	return p.s.store.Due(ctx, now, limit, except...)
 }
 
 func (p storePort) Pending(ctx context.Context, limit int) ([]account.Key, error) {

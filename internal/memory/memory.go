@@ -108,12 +108,13 @@ func (s *Store) Update(ctx context.Context, key account.Key, g account.Guard, c 
 }
 
 // Due implements [ledger.Store].
-func (s *Store) Due(ctx context.Context, now time.Time, limit int) ([]account.Key, error) {
+func (s *Store) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
 	if _, err := s.Fault.ask(ctx, "Due", account.Key{}); err != nil {
 		return nil, err
 	}
 	docs := s.filter(func(a *account.Account) bool {
-		return a.Status == account.Active && !a.Deleted() && !a.RefreshAt.IsZero() && !a.RefreshAt.After(now)
+		return a.Status == account.Active && !a.Deleted() && !a.RefreshAt.IsZero() && !a.RefreshAt.After(now) &&
+			!slices.Contains(except, a.Key.Platform())
 	})
 	slices.SortStableFunc(docs, func(a, b account.Account) int { return a.RefreshAt.Compare(b.RefreshAt) })
 	return keys(docs, limit), nil

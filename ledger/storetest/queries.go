@@ -34,12 +34,20 @@ func testDue(t *testing.T, s ledger.Store) {
 		a.Rotation = &account.Rotation{ID: "r", State: account.RotationInDoubt, StartedAt: at}
 	})
 
+	var except []string
 	due := func(what string, at time.Time, limit int, want ...account.Key) {
 		t.Helper()
-		eventually(t, what, want, func() ([]account.Key, error) { return noneAsNil(s.Due(t.Context(), at, limit)) })
+		eventually(t, what, want, func() ([]account.Key, error) { return noneAsNil(s.Due(t.Context(), at, limit, except...)) })
 	}
 	due("the longest overdue first", at, 100, rotating, a, b, c, exactly)
 	due("limited", at, 2, rotating, a)
+	other := Minimal(mustKey("other", "a"))
+	other.RefreshAt = at.Add(-time.Minute)
+	must(t, s.Create(t.Context(), other))
+	due("of all platforms", at, 100, rotating, a, b, c, other.Key, exactly)
+	except = []string{"another", "openai"}
+	due("of all but two, limited", at, 1, other.Key)
+	except = []string{"other"}
 	due("a millisecond later", at.Add(time.Millisecond), 100, rotating, a, b, c, exactly, later)
 	due("before all", at.Add(-24*time.Hour), 100)
 
