@@ -41,7 +41,9 @@ func (x *Index) Set(a account.Account) { x.ix.set(a.Key.String(), factsOf(a)) }
 func (x *Index) Drop(key account.Key) { x.ix.drop(key.String()) }
 
 // Due returns what is due.
-func (x *Index) Due(now time.Time, limit int) []account.Key { return x.ix.dueBy(now, limit) }
+func (x *Index) Due(now time.Time, limit int, except ...string) []account.Key {
+	return x.ix.dueBy(now, limit, except...)
+}
 
 // Pending returns what is pending.
 func (x *Index) Pending(limit int) []account.Key { return x.ix.pendingKeys(limit) }

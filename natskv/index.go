@@ -2,109 +2,138 @@ package natskv
 
 import (
 	"cmp"
-	"container/heap"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/tidwall/btree"
+
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/ledger"
 )
 
-// index knows of every document what Due, Pending and List select by: about a
-// hundred bytes each. It is safe for concurrent use.
+// index knows of every document what Due, Pending and List select by, in at
+// most a hundred bytes each (BenchmarkIndexMemory). It is safe for concurrent
+// use.
 type index struct {
-	mu      sync.Mutex // guards what follows
-	docs    map[string]*indexed
-	due     dueHeap
+	mu    sync.Mutex // guards what follows, and what is in it
+	byKey *btree.BTreeG[*indexed]
+	// due has for each platform the documents that are refreshed one day, the
+	// longest overdue first: platforms that a caller leaves out cost nothing,
+	// whatever is due there.
+	due     map[string]*btree.BTreeG[*indexed]
 	pending map[*indexed]struct{}
-	// sorted is in the order of the keys, but for fresh and for those that
-	// are gone; page puts it in order.
-	sorted []*indexed
-	fresh  []*indexed
-	gone   int // in sorted or fresh
 }
 
+// indexed is what the index knows of a document. It is as small as it can be:
+// there may be a million.
 type indexed struct {
-	key string
-	facts
-	place int // in the heap; -1: not there
-	gone  bool
+	key       string
+	refreshAt int64 // Unix milliseconds; never: it is not in the tree of those that are due
+	status    uint8 // its place in statuses
+	listed    bool  // see facts
+}
+
+// statuses are those that the index tells apart. All others have the place of
+// the first, so that a page of theirs has too many keys: who reads the
+// documents must look.
+var statuses = []account.Status{"", account.Active, account.Disabled, account.ReauthRequired}
+
+func placeOf(s account.Status) uint8 { return uint8(max(0, slices.Index(statuses, s))) }
+
+func byKey(a, b *indexed) int { return cmp.Compare(a.key, b.key) }
+
+func byTime(a, b *indexed) int { return cmp.Or(cmp.Compare(a.refreshAt, b.refreshAt), byKey(a, b)) }
+
+// newTree returns a tree in the given order. It has no lock of its own, and
+// nodes of up to 2 KB: small ones would take more memory for themselves.
+func newTree(order func(a, b *indexed) int) *btree.BTreeG[*indexed] {
+	return btree.NewBTreeGOptions(func(a, b *indexed) bool { return order(a, b) < 0 }, btree.Options{NoLocks: true, Degree: 128})
 }
 
 func newIndex() *index {
-	return &index{docs: map[string]*indexed{}, pending: map[*indexed]struct{}{}}
+	return &index{byKey: newTree(byKey), due: map[string]*btree.BTreeG[*indexed]{}, pending: map[*indexed]struct{}{}}
 }
 
 // set takes in what a document is now. A tombstone that needs no announcement
 // is forgotten.
 func (ix *index) set(key string, f facts) {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	d := ix.docs[key]
 	if f.deleted && !f.pending {
-		ix.dropLocked(d)
+		ix.drop(key)
 		return
 	}
-	if d == nil {
-		d = &indexed{key: key, place: -1}
-		ix.docs[key] = d
-		ix.fresh = append(ix.fresh, d)
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	d, known := ix.byKey.Get(&indexed{key: key})
+	if known {
+		ix.unselect(d)
+	} else {
+		d = &indexed{key: strings.Clone(key)} // the caller's may be part of a whole message
+		ix.byKey.Set(d)
 	}
-	d.facts = f
-	ix.placeLocked(d)
+	d.refreshAt, d.status, d.listed = never, placeOf(f.status), f.listed()
+	if f.due() {
+		d.refreshAt = f.refreshAt
+		ix.dueOf(d).Set(d)
+	}
+	if f.pending {
+		ix.pending[d] = struct{}{}
+	}
 }
 
 // drop forgets a document that is no longer in the bucket.
 func (ix *index) drop(key string) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	ix.dropLocked(ix.docs[key])
-}
-
-func (ix *index) dropLocked(d *indexed) {
-	if d == nil {
-		return
-	}
-	d.facts, d.gone = facts{refreshAt: never}, true
-	ix.placeLocked(d)
-	delete(ix.docs, d.key)
-	ix.gone++
-}
-
-// placeLocked brings heap and pending set in line with the document's facts.
-func (ix *index) placeLocked(d *indexed) {
-	switch due := d.due(); {
-	case due && d.place < 0:
-		heap.Push(&ix.due, d)
-	case due:
-		heap.Fix(&ix.due, d.place)
-	case d.place >= 0:
-		heap.Remove(&ix.due, d.place)
-	}
-	if d.pending {
-		ix.pending[d] = struct{}{}
-	} else {
-		delete(ix.pending, d)
+	if d, known := ix.byKey.Delete(&indexed{key: key}); known {
+		ix.unselect(d)
 	}
 }
 
-// dueBy returns the keys that are due, the longest overdue first. It walks
-// down from the heap's top, so its cost depends on limit alone.
+// unselect takes the document out of what Due and Pending select from, where
+// it must not be while it changes.
+func (ix *index) unselect(d *indexed) {
+	if d.refreshAt != never {
+		ix.dueOf(d).Delete(d)
+	}
+	delete(ix.pending, d)
+}
+
+// dueOf returns the tree of the document's platform.
+func (ix *index) dueOf(d *indexed) *btree.BTreeG[*indexed] {
+	platform, _, _ := strings.Cut(d.key, ".")
+	tree := ix.due[platform]
+	if tree == nil {
+		tree = newTree(byTime)
+		ix.due[platform] = tree
+	}
+	return tree
+}
+
+// dueBy returns the keys that are due, the longest overdue first. It costs
+// what limit documents of each platform cost, however many there are.
 func (ix *index) dueBy(now time.Time, limit int, except ...string) []account.Key {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	var keys []account.Key
-	next := frontier{heap: ix.due}
-	next.push(0, now.UnixMilli())
-	for len(keys) < limit && len(next.places) > 0 {
-		place := heap.Pop(&next).(int)
-		if key := mustParse(ix.due[place].key); !slices.Contains(except, key.Platform()) {
-			keys = append(keys, key)
+	var found []*indexed
+	for platform, tree := range ix.due {
+		if slices.Contains(except, platform) {
+			continue
 		}
-		next.push(2*place+1, now.UnixMilli())
-		next.push(2*place+2, now.UnixMilli())
+		end := len(found) + limit
+		tree.Scan(func(d *indexed) bool {
+			if len(found) >= end || d.refreshAt > now.UnixMilli() {
+				return false
+			}
+			found = append(found, d)
+			return true
+		})
+	}
+	slices.SortFunc(found, byTime)
+	var keys []account.Key
+	for _, d := range found[:min(len(found), max(limit, 0))] {
+		keys = append(keys, mustParse(d.key))
 	}
 	return keys
 }
@@ -123,101 +152,27 @@ func (ix *index) pendingKeys(limit int) []account.Key {
 	return keys
 }
 
-// page returns the keys that q selects, in order, at most limit.
+// page returns the keys that q selects, in order, at most limit, and of a
+// status that isn't in statuses perhaps others besides.
 func (ix *index) page(q ledger.ListQuery, limit int) []string {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	ix.sortLocked()
-	prefix := ""
+	prefix, place := "", placeOf(q.Status)
 	if q.Platform != "" {
 		prefix = q.Platform + "."
 	}
-	// Keys of one platform are neighbours: nothing else starts with its dot.
-	start, _ := slices.BinarySearchFunc(ix.sorted, max(q.After, prefix), func(d *indexed, key string) int { return cmp.Compare(d.key, key) })
 	var keys []string
-	for _, d := range ix.sorted[start:] {
+	// Keys of one platform are neighbours: nothing else starts with its dot.
+	ix.byKey.Ascend(&indexed{key: max(q.After, prefix)}, func(d *indexed) bool {
 		if len(keys) >= limit || !strings.HasPrefix(d.key, prefix) {
-			break
+			return false
 		}
-		if d.key > q.After && d.listed() && (q.Status == "" || d.status == q.Status) {
+		if d.key > q.After && d.listed && (q.Status == "" || d.status == place) {
 			keys = append(keys, d.key)
 		}
-	}
+		return true
+	})
 	return keys
-}
-
-// sortLocked merges what is fresh into what is sorted and leaves out what is
-// gone.
-func (ix *index) sortLocked() {
-	if len(ix.fresh) == 0 && ix.gone == 0 {
-		return
-	}
-	byKey := func(a, b *indexed) int { return cmp.Compare(a.key, b.key) }
-	slices.SortFunc(ix.fresh, byKey)
-	merged := make([]*indexed, 0, len(ix.sorted)+len(ix.fresh)-ix.gone)
-	take := func(from *[]*indexed) {
-		if d := (*from)[0]; !d.gone {
-			merged = append(merged, d)
-		}
-		*from = (*from)[1:]
-	}
-	for a, b := ix.sorted, ix.fresh; len(a)+len(b) > 0; {
-		if len(b) == 0 || len(a) > 0 && byKey(a[0], b[0]) <= 0 {
-			take(&a)
-		} else {
-			take(&b)
-		}
-	}
-	ix.sorted, ix.fresh, ix.gone = merged, nil, 0
-}
-
-// dueHeap has the document that is due first at its top.
-type dueHeap []*indexed
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].refreshAt < h[j].refreshAt }
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].place, h[j].place = i, j
-}
-
-func (h *dueHeap) Push(x any) {
-	d := x.(*indexed)
-	d.place = len(*h)
-	*h = append(*h, d)
-}
-
-func (h *dueHeap) Pop() any {
-	old := *h
-	d := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	d.place = -1
-	return d
-}
-
-// frontier is a heap of places in a dueHeap: those whose parents have been
-// visited.
-type frontier struct {
-	heap   dueHeap
-	places []int
-}
-
-func (f *frontier) Len() int           { return len(f.places) }
-func (f *frontier) Less(i, j int) bool { return f.heap.Less(f.places[i], f.places[j]) }
-func (f *frontier) Swap(i, j int)      { f.places[i], f.places[j] = f.places[j], f.places[i] }
-func (f *frontier) Push(x any)         { f.places = append(f.places, x.(int)) }
-func (f *frontier) Pop() any {
-	p := f.places[len(f.places)-1]
-	f.places = f.places[:len(f.places)-1]
-	return p
-}
-
-// push adds a place if there is one and it is due by now.
-func (f *frontier) push(place int, now int64) {
-	if place < len(f.heap) && f.heap[place].refreshAt <= now {
-		heap.Push(f, place)
-	}
 }
 
 // mustParse parses a key of the index, where only valid ones come in.
