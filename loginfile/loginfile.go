@@ -222,22 +222,21 @@ func parseObject(f File, data []byte) ([]Login, []*Error) {
 
 // parseArray reads an array of bodies of accounts.put.
 func parseArray(data []byte) ([]Login, []*Error) {
-	var items []json.RawMessage
-	if json.Unmarshal(data, &items) != nil {
-		return nil, []*Error{{Reason: "not JSON", kind: ErrUnknownFormat}}
-	}
 	var logins []Login
 	var problems []*Error
 	known := false
-	for i, item := range items {
+	ok := elements(data, func(i int, item json.RawMessage) {
 		o, err := parse(item)
 		if err == nil && isPlain(o) {
 			known = true
 			l, p := finish(format{FormatTokenbus, isPlain, one(readPlain)}, File{}, o)
 			logins, problems = append(logins, l...), append(problems, within(fmt.Sprintf("[%d]", i), p)...)
-			continue
+			return
 		}
 		problems = append(problems, &Error{Entry: fmt.Sprintf("[%d]", i), Reason: `want an object with "platform", "id" and "credentials"`})
+	})
+	if !ok {
+		return nil, []*Error{{Reason: "not JSON", kind: ErrUnknownFormat}}
 	}
 	if !known {
 		return nil, []*Error{{kind: ErrUnknownFormat}}

@@ -103,13 +103,33 @@ func (o object) object(name string) object {
 	return inner
 }
 
-// array returns the elements of a field, none where it is absent.
-func (o object) array(name string) []json.RawMessage {
-	var items []json.RawMessage
-	if o.has(name) && json.Unmarshal(o.fields[name], &items) != nil {
+// each calls f with the elements of an array in a field, none where it is
+// absent.
+func (o object) each(name string, f func(i int, raw json.RawMessage)) {
+	if o.has(name) && !elements(o.fields[name], f) {
 		o.wrong(name, "want an array")
 	}
-	return items
+}
+
+// elements calls f with each element of a JSON array, and reports whether data
+// is one. raw is f's until it returns: a file of very many logins is never there
+// a second time in pieces.
+func elements(data []byte, f func(i int, raw json.RawMessage)) bool {
+	if !json.Valid(data) { // nothing of a file that is cut
+		return false
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if start, err := d.Token(); err != nil || start != json.Delim('[') {
+		return false
+	}
+	var raw json.RawMessage
+	for i := 0; d.More(); i++ {
+		if d.Decode(&raw) != nil {
+			return false // not after Valid
+		}
+		f(i, raw)
+	}
+	return true
 }
 
 // copyTo copies texts that are there into an Extra.

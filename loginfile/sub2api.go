@@ -40,15 +40,15 @@ func readSub2API(_ File, o object) ([]Login, []*Error) {
 	proxies := sub2apiProxies(o)
 	var logins []Login
 	var problems []*Error
-	for i, raw := range o.array("accounts") {
+	o.each("accounts", func(i int, raw json.RawMessage) {
 		var l Login
 		if e := readSub2APIAccount(raw, proxies, &l); e != nil {
 			e.Entry = fmt.Sprintf("%saccounts[%d]", o.path, i)
 			problems = append(problems, e)
-			continue
+			return
 		}
 		logins = append(logins, l)
-	}
+	})
 	return logins, problems
 }
 
@@ -115,20 +115,20 @@ func (l *Login) ofSub2API(o, c object) {
 // sub2apiProxies returns the URLs of the proxies in the file by their keys.
 func sub2apiProxies(o object) map[string]account.Secret {
 	proxies := map[string]account.Secret{}
-	for _, raw := range o.array("proxies") {
+	o.each("proxies", func(_ int, raw json.RawMessage) {
 		p, err := parse(raw)
 		if err != nil {
-			continue // whoever names it is told
+			return // whoever names it is told
 		}
 		port, err := strconv.ParseUint(string(p.fields["port"]), 10, 16)
 		if p.peek("proxy_key") == "" || p.peek("host") == "" || err != nil {
-			continue
+			return
 		}
 		u := url.URL{Scheme: p.peek("protocol"), Host: net.JoinHostPort(p.peek("host"), strconv.FormatUint(port, 10))}
 		if user := p.peek("username"); user != "" {
 			u.User = url.UserPassword(user, p.peek("password"))
 		}
 		proxies[p.peek("proxy_key")] = account.NewSecret(u.String())
-	}
+	})
 	return proxies
 }

@@ -161,8 +161,14 @@ func (c *conn) notPermitted() error {
 	return usagef("%s not allowed to do this; it takes the %s role (a worker's %s)", who, c.role, c.role.keyName())
 }
 
+// errNotSent: the process was interrupted before a request went out.
+var errNotSent = errors.New("interrupted; it was not sent")
+
 // ask makes one request. An error that a worker sends comes back in the body.
 func (c *conn) ask(ctx context.Context, subject string, body []byte, timeout time.Duration) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, errNotSent
+	}
 	ctx, cancelTimeout := context.WithTimeout(ctx, timeout)
 	defer cancelTimeout()
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,15 +15,17 @@ import (
 )
 
 const (
-	// maxLoginFile bounds a login file. The largest are exports of hundreds of
-	// accounts.
-	maxLoginFile = 1 << 20
+	// maxLoginFile bounds a login file that is named. The largest are exports
+	// of a whole fleet: 100,000 accounts of some kilobytes each.
+	maxLoginFile = 1 << 30
+	// maxFoundFile bounds one that lies in a folder, where other things do too.
+	maxFoundFile = 16 << 20
 	// maxClaudeFile bounds Claude Code's .claude.json, which holds much else.
 	maxClaudeFile = 64 << 20
 	// maxDepth is how far folders inside a folder are looked through.
 	maxDepth = 3
 	// maxFiles is where looking through a folder ends: it is the wrong one.
-	maxFiles = 10000
+	maxFiles = 200_000
 )
 
 // source is a file to import.
@@ -86,15 +89,28 @@ func filesIn(root string) ([]source, error) {
 	return found, err
 }
 
+// fileReader reads files for loginfile. It keeps the account file that several
+// of them share.
+type fileReader struct {
+	app
+	claudePath string // of what claudeData and claudeErr are about; "" for none yet
+	claudeData []byte
+	claudeErr  error
+}
+
 // read returns the file as loginfile takes it. claudeAccount is the file that
 // says whose login a Claude Code file is; "" means to look for it.
-func (a app) read(ctx context.Context, s source, claudeAccount string) (loginfile.File, error) {
+func (r *fileReader) read(ctx context.Context, s source, claudeAccount string) (loginfile.File, error) {
 	f := loginfile.File{Name: s.name()}
+	limit := int64(maxFoundFile)
+	if s.named {
+		limit = maxLoginFile
+	}
 	var err error
 	if s.path == "-" {
-		f.Data, err = interruptible(ctx, func() ([]byte, error) { return readAtMost(a.stdin, maxLoginFile) })
+		f.Data, err = interruptible(ctx, func() ([]byte, error) { return readAtMost(r.stdin, 0, limit) })
 	} else {
-		f.Data, err = readFile(s.path, maxLoginFile)
+		f.Data, err = readFile(s.path, limit)
 	}
 	if err != nil {
 		return f, err
@@ -103,9 +119,14 @@ func (a app) read(ctx context.Context, s source, claudeAccount string) (loginfil
 		claudeAccount = claudeAccountOf(s.path)
 	}
 	if claudeAccount != "" {
-		if f.ClaudeAccount, err = readFile(claudeAccount, maxClaudeFile); err != nil {
-			return f, fmt.Errorf("%s: %w", claudeAccount, err)
+		if r.claudePath != claudeAccount {
+			r.claudePath = claudeAccount
+			r.claudeData, r.claudeErr = readFile(claudeAccount, maxClaudeFile)
 		}
+		if r.claudeErr != nil {
+			return f, fmt.Errorf("%s: %w", claudeAccount, r.claudeErr)
+		}
+		f.ClaudeAccount = r.claudeData
 	}
 	return f, nil
 }
@@ -153,18 +174,25 @@ func readFile(path string, limit int64) ([]byte, error) {
 		return nil, plain(err)
 	}
 	defer f.Close()
-	return readAtMost(f, limit)
+	return readAtMost(f, info.Size(), limit)
 }
 
-func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
+// readAtMost reads r to its end. size is what it is expected to hold, 0 where
+// nobody knows: memory is taken once then, and not for each time that it grows.
+func readAtMost(r io.Reader, size, limit int64) ([]byte, error) {
+	tooLarge := fmt.Errorf("larger than %d MiB: no login file", limit>>20)
+	if size > limit {
+		return nil, tooLarge
+	}
+	var buf bytes.Buffer
+	buf.Grow(int(size) + bytes.MinRead)
+	if _, err := buf.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
 		return nil, plain(err)
 	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("larger than %d MiB: no login file", limit>>20)
+	if int64(buf.Len()) > limit {
+		return nil, tooLarge
 	}
-	return data, nil
+	return buf.Bytes(), nil
 }
 
 // plain says what is wrong with a file without repeating its path.

@@ -30,6 +30,12 @@ type fleet struct {
 	mu    sync.Mutex // guards docs and spent
 	docs  map[account.Key]*fakeDoc
 	spent map[string]bool
+
+	// before, set before the first request, is called with every get and put
+	// and may keep it waiting, or say what the worker answers instead.
+	before  func(verb, id string) error
+	pending sync.WaitGroup // requests that are being answered
+	deaf    bool           // nothing more is taken; guarded by mu
 }
 
 type fakeDoc struct {
@@ -75,21 +81,46 @@ func startFleet(dataDir string, auth bus.Auth) (*fleet, error) {
 
 func (f *fleet) stop() {
 	_ = f.service.Stop()
+	f.rest()
 	f.nc.Close()
 	f.server.Shutdown()
+}
+
+// rest waits for the requests that were taken, and takes no more.
+func (f *fleet) rest() {
+	f.mu.Lock()
+	f.deaf = true
+	f.mu.Unlock()
+	f.pending.Wait()
 }
 
 // serve answers one verb.
 func serve[Q events.PutRequest | events.PatchRequest | events.KeyRequest | events.ListRequest | events.JournalRequest](f *fleet, verb string, do func(Q) (any, error)) {
 	handler := micro.HandlerFunc(func(r micro.Request) {
-		q, err := events.DecodeRequest[Q](r.Data())
-		var reply any
-		if err == nil {
-			f.mu.Lock()
-			reply, err = do(q)
-			f.mu.Unlock()
+		// Like a worker's, which answers many at once.
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.deaf {
+			return
 		}
-		respond(r, reply, err)
+		f.pending.Go(func() {
+			q, err := events.DecodeRequest[Q](r.Data())
+			if err == nil && f.before != nil {
+				switch q := any(q).(type) {
+				case events.PutRequest:
+					err = f.before(verb, q.ID)
+				case events.KeyRequest:
+					err = f.before(verb, q.ID)
+				}
+			}
+			var reply any
+			if err == nil {
+				f.mu.Lock()
+				reply, err = do(q)
+				f.mu.Unlock()
+			}
+			respond(r, reply, err)
+		})
 	})
 	if err := f.service.AddEndpoint(strings.ReplaceAll(verb, ".", "-"), handler, micro.WithEndpointSubject(f.subjects.Admin(verb))); err != nil {
 		panic(err)

@@ -58,7 +58,10 @@ is looked at, three levels deep; what is no login file is skipped. - is stdin.
 
 Importing a file again changes nothing, but a login replaces the credentials
 whole: what accounts patch has set (a proxy, extra fields) must be given again.
-When one login fails the others still go in. No secret is printed.
+When one login fails the others still go in. Many are sent at once and told in
+the order of the files; workers that have too much to do are asked again for half
+a minute. After Ctrl-C it says of each login whether it was sent. No secret is
+printed.
 
 Give tokenbus a login of its own: one that its program goes on refreshing has two
 writers, and the one that comes second ends it.

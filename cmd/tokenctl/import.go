@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/tokenbus/tokenbus/account"
-	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/loginfile"
 )
 
@@ -66,11 +65,11 @@ func (a app) importCommand(ctx context.Context, cmd *cli.Command) error {
 			return err
 		}
 		defer c.Close()
-		for i := range items {
-			if err := c.importItem(ctx, &items[i], o); err != nil {
-				return err
-			}
-			rep.item(items[i])
+		rep.progress = a.newProgress(importable(items), asJSON)
+		err = newSender(c, o).send(ctx, items, &rep)
+		rep.progress.hide()
+		if err != nil {
+			return err
 		}
 	} else {
 		for _, it := range items {
@@ -117,8 +116,12 @@ func (a app) findLogins(ctx context.Context, args []string, o importOptions) ([]
 	}
 	var items []item
 	logins := 0
+	files := fileReader{app: a}
 	for _, s := range sources {
-		more := a.itemsOf(ctx, s, o)
+		if ctx.Err() != nil {
+			return nil, errors.New("interrupted")
+		}
+		more := files.itemsOf(ctx, s, o)
 		for _, it := range more {
 			if it.login != nil {
 				logins++
@@ -140,8 +143,8 @@ func (a app) findLogins(ctx context.Context, args []string, o importOptions) ([]
 }
 
 // itemsOf reads one file.
-func (a app) itemsOf(ctx context.Context, s source, o importOptions) []item {
-	f, err := a.read(ctx, s, o.claudeAccount)
+func (r *fileReader) itemsOf(ctx context.Context, s source, o importOptions) []item {
+	f, err := r.read(ctx, s, o.claudeAccount)
 	if err != nil {
 		return []item{{file: s.name(), outcome: failed, err: fmt.Errorf("%s: %w", s.name(), err)}}
 	}
@@ -228,48 +231,4 @@ func importable(items []item) int {
 		}
 	}
 	return n
-}
-
-// importItem puts the login, unless there is none to put. An error means that
-// it would be the same with every other.
-func (c *conn) importItem(ctx context.Context, it *item, o importOptions) error {
-	if it.outcome != found {
-		return nil
-	}
-	before, err := c.on(ctx, events.VerbGet, it.key, false)
-	isNew := errors.Is(err, &events.Error{Code: events.CodeNotFound})
-	var after events.Account
-	if err == nil || isNew {
-		after, err = c.put(ctx, it, isNew, o)
-	}
-	if _, ok := errors.AsType[*usageError](err); ok {
-		return err
-	}
-	switch {
-	case err != nil:
-		it.outcome, it.err = failed, fmt.Errorf("%s: %s: %w", it.file, it.key, remedy(err, it.key))
-		return nil
-	case isNew:
-		it.outcome = created
-	case after.Version != before.Version || after.Label != before.Label:
-		it.outcome = updated
-	default:
-		it.outcome = unchanged
-	}
-	it.version = after.Version
-	return nil
-}
-
-// put sends the login. A label that comes from a file's tokens counts only for
-// a new account, so that one that an operator gave stays; one that stands in a
-// body of accounts.put is meant.
-func (c *conn) put(ctx context.Context, it *item, isNew bool, o importOptions) (events.Account, error) {
-	l := it.login
-	req := events.PutRequest{Platform: it.key.Platform(), ID: it.key.ID(), Type: l.Type, IfVersion: l.IfVersion, Credentials: l.Credentials.Encode()}
-	if o.labelSet || l.Label != "" && (isNew || l.Format == loginfile.FormatTokenbus) {
-		req.Label = &l.Label
-	}
-	var doc events.Account
-	err := c.admin(ctx, events.VerbPut, req, &doc)
-	return doc, err
 }

@@ -40,13 +40,16 @@ type app struct {
 	stderr   io.Writer
 	env      func(name string) (string, bool)
 	terminal bool // stdin is one, so questions can be asked
-	now      func() time.Time
+	// Whether stdout and stderr are terminals.
+	stdoutTerminal, stderrTerminal bool
+	now                            func() time.Time
 }
 
 func osApp() app {
 	return app{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv,
 		terminal: isatty.IsTerminal(os.Stdin.Fd()), now: time.Now,
+		stdoutTerminal: isatty.IsTerminal(os.Stdout.Fd()), stderrTerminal: isatty.IsTerminal(os.Stderr.Fd()),
 	}
 }
 

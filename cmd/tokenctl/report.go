@@ -12,11 +12,12 @@ import (
 // end in JSON.
 type reporter struct {
 	app
-	asJSON  bool
-	results []importResult
-	count   map[outcome]int
-	file    string // the last one that was named
-	noted   map[string]bool
+	asJSON   bool
+	results  []importResult
+	count    map[outcome]int
+	file     string // the last one that was named
+	noted    map[string]bool
+	progress *progress
 }
 
 // importResult is an item in JSON.
@@ -45,6 +46,9 @@ func (r *reporter) item(it item) {
 		r.count, r.noted = map[outcome]int{}, map[string]bool{}
 	}
 	r.count[it.outcome]++
+	if !r.asJSON || it.outcome == failed {
+		r.progress.hide()
+	}
 	if r.asJSON {
 		r.results = append(r.results, resultOf(it))
 	}
@@ -60,6 +64,12 @@ func (r *reporter) item(it item) {
 	if it.login != nil && it.err == nil {
 		r.login(it)
 	}
+}
+
+// note tells something that is no item.
+func (r *reporter) note(text string) {
+	r.progress.hide()
+	fmt.Fprintln(r.stderr, "tokenctl: "+clean(text))
 }
 
 // login tells about a login that was found.
