@@ -147,15 +147,16 @@ const (
 func (p *Provider) Run(ctx context.Context) error {
 	p.refresher.ReplayAll(ctx)
 	var loops sync.WaitGroup
-	loops.Go(func() { p.every(ctx, dueEvery, p.refresher.RefreshDue) })
-	loops.Go(func() { p.every(ctx, pendingEvery, p.ledger.AnnouncePending) })
-	loops.Go(func() { p.every(ctx, journalEvery, p.refresher.ReplayAll) })
+	loops.Go(func() { p.every(ctx, dueEvery, p.refresher.RefreshDue, p.refresher.MoreDue()) })
+	loops.Go(func() { p.every(ctx, pendingEvery, p.ledger.AnnouncePending, nil) })
+	loops.Go(func() { p.every(ctx, journalEvery, p.refresher.ReplayAll, nil) })
 	loops.Wait()
 	return nil
 }
 
-// every calls f again and again, with a jitter that keeps workers apart.
-func (p *Provider) every(ctx context.Context, d time.Duration, f func(context.Context)) {
+// every calls f again and again, with a jitter that keeps workers apart, and
+// sooner where sooner tells.
+func (p *Provider) every(ctx context.Context, d time.Duration, f func(context.Context), sooner <-chan struct{}) {
 	for {
 		wait := d/2 + time.Duration(p.cfg.Random()*float64(d))
 		select {
@@ -164,8 +165,9 @@ func (p *Provider) every(ctx context.Context, d time.Duration, f func(context.Co
 		case <-p.refresher.Stopping():
 			return
 		case <-p.cfg.Clock.After(wait):
-			f(ctx)
+		case <-sooner:
 		}
+		f(ctx)
 	}
 }
 

@@ -19,7 +19,8 @@ type Want struct {
 	Join     bool // only wait for a rotation that runs; begin none
 	Beside   bool // nobody waits: not begun while very many run
 
-	due bool // over the version that is there, if its refresh is due
+	due   bool  // over the version that is there, if its refresh is due
+	place *gate // where the flight has a place from the start; nil: nowhere
 }
 
 // Flight is the one refresh of an account in this process.
@@ -110,6 +111,17 @@ func (fs *flights) start(key account.Key, f func(news <-chan struct{}) error) (f
 		})
 	})
 	return fl, joined
+}
+
+// beside runs f beside the flights; after close it is not run.
+func (fs *flights) beside(f func()) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return false
+	}
+	fs.wg.Go(f)
+	return true
 }
 
 func (fs *flights) running() int {

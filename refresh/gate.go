@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbus/tokenbus/backoff"
@@ -22,8 +23,10 @@ type gates struct {
 }
 
 type gate struct {
-	slots   chan struct{}
+	slots   chan struct{} // one taken by each exchange under way, or about to be
 	breaker *backoff.Breaker
+	passes  atomic.Int64 // that were given
+	feeding atomic.Bool  // due accounts wait for their turn here
 }
 
 func (r *Refresher) gate(platform string) *gate {
@@ -36,7 +39,7 @@ func (r *Refresher) gate(platform string) *gate {
 		if err != nil {
 			panic("refresh: breaker: " + err.Error()) // its defaults are valid
 		}
-		g = &gate{make(chan struct{}, max(1, policy.MaxConcurrent)), breaker}
+		g = &gate{slots: make(chan struct{}, max(1, policy.MaxConcurrent)), breaker: breaker}
 		r.gates.m[platform] = g
 	}
 	return g
@@ -53,6 +56,27 @@ func (r *Refresher) EndpointsChanged() {
 	for _, s := range r.flights.m {
 		s.hold = hold{} // what is in a document is found there again
 	}
+}
+
+// lets reports whether the circuit lets anybody pass now.
+func (g *gate) lets(now time.Time) bool {
+	ok, _ := g.breaker.Allow(now)
+	if ok {
+		g.breaker.Cancel(now)
+	}
+	return ok
+}
+
+// passedOver are the platforms for which nothing more can be begun now.
+func (gs *gates) passedOver(now time.Time) (platforms []string) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for platform, g := range gs.m {
+		if g.feeding.Load() || !g.lets(now) {
+			platforms = append(platforms, platform)
+		}
+	}
+	return platforms
 }
 
 // closedFor is how long the circuit keeps everybody off.
@@ -74,7 +98,23 @@ type pass struct {
 }
 
 // enter returns a pass, or says why there is none now.
-func (f *flying) enter(ctx context.Context) (*pass, error) {
+func (f *flying) enter(ctx context.Context) (p *pass, err error) {
+	g := f.place
+	if f.place = nil; g == nil {
+		if g, err = f.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if ok, after := g.breaker.Allow(f.clock.Now()); !ok {
+		<-g.slots
+		return nil, f.hold(after, "its provider's endpoint fails for everybody and is left alone for a while")
+	}
+	g.passes.Add(1)
+	return &pass{gate: g, f: f}, nil
+}
+
+// wait waits for a place at the endpoint.
+func (f *flying) wait(ctx context.Context) (*gate, error) {
 	g := f.gate(f.key.Platform())
 	select {
 	case g.slots <- struct{}{}:
@@ -91,11 +131,15 @@ func (f *flying) enter(ctx context.Context) (*pass, error) {
 			return nil, ctx.Err()
 		}
 	}
-	if ok, after := g.breaker.Allow(f.clock.Now()); !ok {
-		<-g.slots
-		return nil, f.hold(after, "its provider's endpoint fails for everybody and is left alone for a while")
+	return g, nil
+}
+
+// yield gives back a place that was had from the start and is not used now.
+func (f *flying) yield() {
+	if f.place != nil {
+		<-f.place.slots
+		f.place = nil
 	}
-	return &pass{gate: g, f: f}, nil
 }
 
 // leave gives the place back. A pass that was not used says nothing of the

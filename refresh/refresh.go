@@ -27,6 +27,7 @@ type flying struct {
 	policy rotation.Policy
 	known  bool            // the platform is defined
 	doc    ledger.Document // as last read
+	place  *gate           // where there is a place for us already; nil: nowhere
 	lease  Lease           // ours; nil: none
 	held   bool            // another worker has the lease
 	begun  bool            // a rotation's record was written
@@ -35,10 +36,11 @@ type flying struct {
 // fly brings the account over w.Over, by whoever does it. It returns nil once
 // something newer is in the store and in L1.
 func (r *Refresher) fly(key account.Key, w Want, news <-chan struct{}) (err error) {
-	f := &flying{Refresher: r, key: key, want: w}
+	f := &flying{Refresher: r, key: key, want: w, place: w.place}
 	f.policy, f.known = r.cfg.Endpoint.Policy(key.Platform())
 	f.takeLease()
 	defer func() {
+		f.yield()
 		f.leaveLease()
 		if w.due {
 			f.postpone(err)
@@ -52,6 +54,7 @@ func (r *Refresher) fly(key account.Key, w Want, news <-chan struct{}) (err erro
 		if again, err := f.advance(r.base); !again {
 			return err
 		}
+		f.yield() // others can use it meanwhile
 		if r.clock.Elapsed() > deadline {
 			return events.Unavailable(events.RetrySoon, "%s: another worker's refresh takes long", key)
 		}

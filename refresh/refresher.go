@@ -51,6 +51,7 @@ type Refresher struct {
 	flights flights
 	gates   gates
 	stats   stats
+	moreDue chan struct{} // capacity 1
 
 	left struct { // what waits in the journals, as of the last look
 		mu   sync.Mutex // guards keys
@@ -65,7 +66,7 @@ type Refresher struct {
 
 // New returns a Refresher.
 func New(cfg Config) *Refresher {
-	r := &Refresher{cfg: cfg, ledger: cfg.Ledger, clock: cfg.Clock, log: cfg.Logger, stopping: make(chan struct{})}
+	r := &Refresher{cfg: cfg, ledger: cfg.Ledger, clock: cfg.Clock, log: cfg.Logger, stopping: make(chan struct{}), moreDue: make(chan struct{}, 1)}
 	r.flights.m = map[account.Key]*state{}
 	r.gates.m = map[string]*gate{}
 	r.stats.exchanges = map[Exchange]int64{}

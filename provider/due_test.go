@@ -1,0 +1,154 @@
+package provider_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/oauth"
+	"github.com/tokenbus/tokenbus/oauth/oauthtest"
+	"github.com/tokenbus/tokenbus/provider"
+)
+
+// backlog puts n accounts of demo into the fleet, of which each is due, and notes
+// which of them are written afterwards.
+func backlog(t *testing.T, f *fleet, p *provider.Provider, n int) (written func() map[account.Key]bool) {
+	t.Helper()
+	for i := range n {
+		f.login(p, fmt.Sprintf("x%04d", i), time.Minute)
+	}
+	eventually(t, "all is announced", func() bool {
+		keys, err := f.store.Pending(t.Context(), 1)
+		return err == nil && len(keys) == 0
+	})
+	var mu sync.Mutex
+	seen := map[account.Key]bool{}
+	f.store.Fault.Set(func(_ context.Context, op string, k account.Key) (bool, error) {
+		if op == "Update" {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[k] = true
+		}
+		return true, nil
+	})
+	return func() map[account.Key]bool {
+		mu.Lock()
+		defer mu.Unlock()
+		out := map[account.Key]bool{}
+		for k := range seen {
+			out[k] = true
+		}
+		return out
+	}
+}
+
+func run(t *testing.T, p *provider.Provider) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = p.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ran })
+}
+
+// A platform of which very many accounts are due, and whose endpoint is slow,
+// stands before no other; its accounts wait where they are, unwritten.
+func TestP6ASlowPlatformStandsBeforeNoOther(t *testing.T) {
+	const accounts = 600 // more than one look brings
+	f := newFleet(t, oauthtest.Config{})
+	f.def.MaxConcurrent = 2
+	other := f.def
+	other.TokenURL += "?other"
+	both := func(c *provider.Config) {
+		client, err := oauth.New(oauth.Config{Definitions: oauth.Definitions{"demo": f.def, "other": other}, Now: f.clock.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Endpoint = client
+	}
+	p := f.worker(both)
+	written := backlog(t, f, p, accounts)
+	access, refresh := f.endpoint.NewGrant("late")
+	body, _ := json.Marshal(map[string]any{"platform": "other", "id": "late", "type": "oauth", "credentials": map[string]any{
+		"access_token": access, "refresh_token": refresh, "expires_at": f.clock.Now().Add(2 * time.Minute).Format(time.RFC3339Nano)}})
+	req, err := events.DecodeRequest[events.PutRequest](body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Put(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	late, err := account.NewKey("other", "late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := make(chan struct{})
+	f.endpoint.InjectFunc(func(r *http.Request) oauthtest.Fault {
+		if r.URL.RawQuery == "other" {
+			return oauthtest.Fault{}
+		}
+		return oauthtest.Hold(open)
+	})
+	run(t, p)
+	eventually(t, "the other platform's account is refreshed", func() bool {
+		a, err := f.store.Get(t.Context(), late)
+		return err == nil && a.Version == 2
+	})
+	demo := written()
+	delete(demo, late)
+	if len(demo) > 2 {
+		t.Errorf("%d accounts were written while 2 may be refreshed at once", len(demo))
+	}
+	close(open)
+	eventually(t, "all are exchanged, each once", func() bool { return f.endpoint.Exchanges() == accounts+1 })
+	eventually(t, "each got its new version", func() bool {
+		for i := range accounts {
+			if f.doc(fmt.Sprintf("x%04d", i)).Version != 2 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// While a circuit is open due accounts of its platform stay as they are.
+func TestP6AnOpenCircuitPutsNothingOff(t *testing.T) {
+	const accounts = 60
+	f := newFleet(t, oauthtest.Config{})
+	f.def.MaxConcurrent = 1
+	p := f.worker()
+	written := backlog(t, f, p, accounts)
+	f.endpoint.InjectFunc(func(*http.Request) oauthtest.Fault { return oauthtest.Refuse(http.StatusServiceUnavailable, "") })
+	looks := make(chan struct{}, 1000)
+	q := f.worker(func(c *provider.Config) {
+		c.Store = lookedAt{f.store, looks}
+	})
+	run(t, q)
+	for range 4 { // looks, of which at least two were with an open circuit
+		<-looks
+	}
+	if n := len(written()); n == 0 || n > 20 {
+		t.Errorf("%d of %d accounts were written until the circuit was open, want a few", n, accounts)
+	}
+	f.endpoint.InjectFunc(nil)
+}
+
+// lookedAt tells when it was looked for what is due.
+type lookedAt struct {
+	ledger.Store
+	looks chan struct{}
+}
+
+func (s lookedAt) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
+	keys, err := s.Store.Due(ctx, now, limit, except...)
+	select {
+	case s.looks <- struct{}{}:
+	default:
+	}
+	return keys, err
+}
