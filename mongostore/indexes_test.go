@@ -3,6 +3,7 @@ package mongostore_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -54,10 +55,13 @@ func TestIndexes(t *testing.T) {
 	}
 	wg.Wait()
 	got := listed(t, database(t, uri).Collection("accounts"))
-	for _, name := range []string{"refresh_at", "status", "announce_pending", "deleted_at"} {
+	for _, name := range []string{"due", "status", "announce_pending", "deleted_at"} {
 		if got[name].Name == "" {
 			t.Errorf("no index %s: %v", name, got)
 		}
+	}
+	if due := fmt.Sprint(got["due"].KeysDocument); !strings.Contains(due, "refresh_at") || !strings.Contains(due, "platform") || strings.Index(due, "refresh_at") > strings.Index(due, "platform") {
+		t.Errorf("the index of what is due has the keys %s", due)
 	}
 	if expire := got["deleted_at"].ExpireAfterSeconds; expire == nil || *expire != 30*24*3600 {
 		t.Errorf("tombstones expire after %v seconds", expire)
@@ -77,15 +81,16 @@ func TestOtherIndexes(t *testing.T) {
 		model mongo.IndexModel
 		want  string // in the error; "": it does
 	}{
-		{"other keys", mongo.IndexModel{Keys: keys("expires_at", 1), Options: named("refresh_at").SetPartialFilterExpression(keys("status", "active"))}, "index refresh_at"},
-		{"descending", mongo.IndexModel{Keys: keys("refresh_at", -1), Options: named("refresh_at").SetPartialFilterExpression(keys("status", "active"))}, "index refresh_at"},
+		{"other keys", mongo.IndexModel{Keys: keys("expires_at", 1), Options: named("due").SetPartialFilterExpression(keys("status", "active"))}, "index due"},
+		{"descending", mongo.IndexModel{Keys: bson.D{{Key: "refresh_at", Value: -1}, {Key: "platform", Value: 1}}, Options: named("due").SetPartialFilterExpression(keys("status", "active"))}, "index due"},
+		{"fewer keys", mongo.IndexModel{Keys: keys("refresh_at", 1), Options: named("due").SetPartialFilterExpression(keys("status", "active"))}, "index due"},
 		{"more keys", mongo.IndexModel{Keys: bson.D{{Key: "status", Value: 1}, {Key: "_id", Value: 1}, {Key: "version", Value: 1}}, Options: named("status")}, "index status"},
 		{"of all documents", mongo.IndexModel{Keys: keys("announce_pending", 1), Options: named("announce_pending")}, "index announce_pending"},
-		{"of other documents", mongo.IndexModel{Keys: keys("refresh_at", 1), Options: named("refresh_at").SetPartialFilterExpression(keys("status", "disabled"))}, "index refresh_at"},
+		{"of other documents", mongo.IndexModel{Keys: bson.D{{Key: "refresh_at", Value: 1}, {Key: "platform", Value: 1}}, Options: named("due").SetPartialFilterExpression(keys("status", "disabled"))}, "index due"},
 		{"unique", mongo.IndexModel{Keys: keys("deleted_at", 1), Options: named("deleted_at").SetUnique(true).SetExpireAfterSeconds(30 * 24 * 3600)}, "index deleted_at"},
 		{"expires earlier", mongo.IndexModel{Keys: keys("deleted_at", 1), Options: named("deleted_at").SetExpireAfterSeconds(60)}, "index deleted_at"},
 		{"never expires", mongo.IndexModel{Keys: keys("deleted_at", 1), Options: named("deleted_at")}, "index deleted_at"},
-		{"the same by another name", mongo.IndexModel{Keys: keys("refresh_at", 1.0), Options: named("by_hand").SetPartialFilterExpression(keys("status", "active"))}, ""},
+		{"the same by another name", mongo.IndexModel{Keys: bson.D{{Key: "refresh_at", Value: 1.0}, {Key: "platform", Value: 1}}, Options: named("by_hand").SetPartialFilterExpression(keys("status", "active"))}, ""},
 		{"another one beside", mongo.IndexModel{Keys: keys("label", 1), Options: named("label")}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -134,7 +139,7 @@ func TestIndexesRefused(t *testing.T) {
 	}{
 		{"may not list", "listIndexes", opmsg.Fault{Answer: opmsg.Refuse(13, "Unauthorized")}, mongostore.ErrCredentials, "Unauthorized"},
 		{"may not create", "createIndexes", opmsg.Fault{Answer: opmsg.Refuse(13, "Unauthorized")}, mongostore.ErrCredentials, "Unauthorized"},
-		{"another in its place", "createIndexes", opmsg.Fault{Answer: opmsg.Refuse(85, "IndexOptionsConflict")}, nil, "index refresh_at of collection accounts is not the one"},
+		{"another in its place", "createIndexes", opmsg.Fault{Answer: opmsg.Refuse(85, "IndexOptionsConflict")}, nil, "index due of collection accounts is not the one"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, uri := behind(t, opmsg.Config{})

@@ -16,7 +16,9 @@ import (
 var notDeleted = bson.E{Key: "deleted_at", Value: bson.D{{Key: "$exists", Value: false}}}
 
 // Due implements ledger.Store. Documents of newer workers are theirs to
-// refresh, and left out.
+// refresh, and left out. The index "due" has all but that and the deletion, so
+// accounts that are not due, and those of the platforms in except, cost no
+// fetch; of the others the key alone is sent.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int, except ...string) ([]account.Key, error) {
 	filter := bson.D{
 		{Key: "status", Value: string(account.Active)},
