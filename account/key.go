@@ -36,22 +36,25 @@ func (e *KeyError) Error() string {
 
 // NewKey returns the key of the account id on platform, or a [*KeyError].
 func NewKey(platform, id string) (Key, error) {
-	text := platform + "." + id
 	switch {
 	case platform == "":
-		return Key{}, &KeyError{text, "the platform is empty"}
+		return wrongKey(platform, id, "the platform is empty")
 	case len(platform) > maxPlatform:
-		return Key{}, &KeyError{text, fmt.Sprintf("the platform has %d characters, at most %d are allowed", len(platform), maxPlatform)}
+		return wrongKey(platform, id, fmt.Sprintf("the platform has %d characters, at most %d are allowed", len(platform), maxPlatform))
 	case !all(platform, platformChar):
-		return Key{}, &KeyError{text, "the platform may contain only a-z, 0-9, _ and -"}
+		return wrongKey(platform, id, "the platform may contain only a-z, 0-9, _ and -")
 	case id == "":
-		return Key{}, &KeyError{text, "the id is empty"}
+		return wrongKey(platform, id, "the id is empty")
 	case len(id) > maxID:
-		return Key{}, &KeyError{text, fmt.Sprintf("the id has %d characters, at most %d are allowed", len(id), maxID)}
+		return wrongKey(platform, id, fmt.Sprintf("the id has %d characters, at most %d are allowed", len(id), maxID))
 	case !all(id, idChar):
-		return Key{}, &KeyError{text, "the id may contain only A-Z, a-z, 0-9, _ and -"}
+		return wrongKey(platform, id, "the id may contain only A-Z, a-z, 0-9, _ and -")
 	}
 	return Key{platform, id}, nil
+}
+
+func wrongKey(platform, id, reason string) (Key, error) {
+	return Key{}, &KeyError{platform + "." + id, reason}
 }
 
 // ParseKey parses "<platform>.<id>", or returns a [*KeyError].

@@ -19,8 +19,34 @@ type Tokens interface {
 	Token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error)
 }
 
+// seen are bodies of requests and what they say: most of them come again and
+// again, and a look costs a small part of reading them anew. It is for one
+// goroutine.
+type seen map[string]events.TokenRequest
+
+// Bounds of what is remembered: some hundred KiB at most.
+const (
+	maxSeen     = 2048
+	maxSeenBody = 160
+)
+
+func (s seen) decode(body []byte) (events.TokenRequest, error) {
+	if req, ok := s[string(body)]; ok {
+		return req, nil
+	}
+	req, err := events.DecodeTokenRequest(body)
+	if err == nil && len(body) <= maxSeenBody {
+		if len(s) >= maxSeen {
+			clear(s)
+		}
+		s[string(body)] = req
+	}
+	return req, err
+}
+
 // tokenEndpoint answers the token requests of every account.
 func tokenEndpoint(subjects events.Subjects, tokens Tokens) endpoint {
+	bodies := seen{} // of the subscription's goroutine
 	return endpoint{
 		name:    "token",
 		subject: subjects.AllRequests(),
@@ -29,7 +55,7 @@ func tokenEndpoint(subjects events.Subjects, tokens Tokens) endpoint {
 			if err != nil {
 				return nil, nil, events.BadRequest(err.Error())
 			}
-			req, err := events.DecodeTokenRequest(m.Data)
+			req, err := bodies.decode(m.Data)
 			if err != nil {
 				return nil, nil, err
 			}

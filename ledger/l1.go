@@ -16,7 +16,7 @@ import (
 const negativeMaxAge = time.Second
 
 // Known is what this process knows of one account. It is immutable but for the
-// encoded reply; changes replace it.
+// encoded replies; changes replace it.
 type Known struct {
 	View *rotation.View // nil: nothing in hand, only a floor
 	Busy time.Time      // until then a refresh runs somewhere that ends the old token at once
@@ -25,7 +25,8 @@ type Known struct {
 	checked time.Time   // when the view was last known to be the newest (monotonic reading included)
 	epoch   int64       // the epoch of that check
 	doubted time.Time   // when another look was last taken
-	encoded atomic.Pointer[[]byte]
+
+	encoded, unmodified atomic.Pointer[[]byte]
 }
 
 // Rev returns the newest rev that was heard of or is in hand; 0 of nil.
@@ -43,12 +44,20 @@ func (k *Known) Rev() account.Rev {
 func (k *Known) Servable() bool { return k != nil && k.View != nil && k.View.Rev >= k.floor }
 
 // Body returns the encoded reply of the view, encoding it once.
-func (k *Known) Body() []byte {
-	if b := k.encoded.Load(); b != nil {
+func (k *Known) Body() []byte { return k.once(&k.encoded, false) }
+
+// NotModified returns the encoded reply to who has the view's version already,
+// encoding it once.
+func (k *Known) NotModified() []byte { return k.once(&k.unmodified, true) }
+
+func (k *Known) once(encoded *atomic.Pointer[[]byte], notModified bool) []byte {
+	if b := encoded.Load(); b != nil {
 		return *b
 	}
-	b := k.View.Reply(events.SourceL1).Encode()
-	k.encoded.Store(&b)
+	r := k.View.Reply(events.SourceL1)
+	r.NotModified = notModified
+	b := r.Encode()
+	encoded.Store(&b)
 	return b
 }
 
@@ -98,6 +107,7 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 	if old := s.m[key]; old != nil {
 		k.View, k.Busy, k.floor, k.checked, k.epoch, k.doubted = old.View, old.Busy, old.floor, old.checked, old.epoch, old.doubted
 		k.encoded.Store(old.encoded.Load())
+		k.unmodified.Store(old.unmodified.Load())
 	} else if len(s.m) >= c.limit {
 		s.evict()
 	}
@@ -105,6 +115,7 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 	f(k)
 	if k.View != before {
 		k.encoded.Store(nil)
+		k.unmodified.Store(nil)
 	}
 	s.m[key] = k
 }

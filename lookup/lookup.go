@@ -68,7 +68,7 @@ func (d *Desk) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
 	d.ledger.CheckSoon(k, now)
 	d.counts.l1.Add(1)
 	if j.notModified {
-		return events.TokenReply{Version: k.View.Version, ExpiresAt: k.View.Expires, NotModified: true}.Encode(), true
+		return k.NotModified(), true
 	}
 	return k.Body(), true
 }

@@ -290,3 +290,28 @@ func TestAnUnknownAccountIsLookedUpOnceASecond(t *testing.T) {
 	f.login(p, "nobody", time.Hour)
 	f.token(p, "nobody", events.TokenRequest{})
 }
+
+// What memory answers is encoded once for each version, also for who has it.
+func TestCachedAllocatesNothing(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", time.Hour)
+	f.token(p, "x", events.TokenRequest{})
+	k := key("x")
+	for version := account.Version(1); version <= 2; version++ {
+		for name, req := range map[string]events.TokenRequest{
+			"whole": {}, "not modified": {KnownVersion: version}, "min_ttl": {MinTTL: time.Minute},
+		} {
+			reply, ok := p.Cached(k, req)
+			got, err := events.DecodeTokenReply(k, reply)
+			if !ok || err != nil || got.Version != version || got.NotModified != (req.KnownVersion == version) {
+				t.Fatalf("%s: %t, %v, %s", name, ok, err, reply)
+			}
+			if allocs := testing.AllocsPerRun(100, func() { p.Cached(k, req) }); allocs != 0 {
+				t.Errorf("%s: %v allocations", name, allocs)
+			}
+		}
+		f.login(p, "x", time.Hour)
+		f.token(p, "x", events.TokenRequest{})
+	}
+}
