@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +52,7 @@ type fleetConfig struct {
 	mongo, redis string        // URLs; "": JetStream
 	durable      bool          // the server syncs each write, as it does by default
 	exchange     time.Duration // how long the token endpoint takes
+	concurrent   int           // exchanges at once; 0: 32
 }
 
 func newFleet(b *testing.B, cfg fleetConfig) *fleet {
@@ -160,7 +163,7 @@ func (f *fleet) worker() *worker {
 	check(b, err)
 	endpoint, err := oauth.New(oauth.Config{Definitions: oauth.Definitions{platform: {
 		TokenURL: f.url, ClientID: "c", Auth: oauth.AuthNone, Encoding: oauth.EncodingForm, Timeout: patience,
-		DeadGrantErrors: []string{"invalid_grant"}, MaxConcurrent: 32, ServeWhileRefreshing: true,
+		DeadGrantErrors: []string{"invalid_grant"}, MaxConcurrent: cmp.Or(f.cfg.concurrent, 32), ServeWhileRefreshing: true,
 	}}})
 	check(b, err)
 	w.Provider, err = provider.New(provider.Config{
@@ -228,15 +231,35 @@ func keys(b *testing.B, from, n int) []account.Key {
 func (f *fleet) logins(keys []account.Key) {
 	f.b.Helper()
 	w := f.worker()
-	var g errgroup.Group
-	g.SetLimit(32)
-	for _, key := range keys {
-		g.Go(func() error {
-			return w.put(key, fmt.Sprintf("%0*d", tokenSize, 1), "r-"+key.ID(), time.Now().Add(24*time.Hour))
-		})
+	for part := range slices.Chunk(keys, 64) { // more at once outlast the cache's patience
+		var g errgroup.Group
+		for _, key := range part {
+			g.Go(func() error {
+				return w.put(key, fmt.Sprintf("%0*d", tokenSize, 1), "r-"+key.ID(), time.Now().Add(24*time.Hour))
+			})
+		}
+		check(f.b, g.Wait())
+		w.announced()
 	}
-	check(f.b, g.Wait())
 	w.stop()
+}
+
+// announced returns when everybody was told of all that was put.
+func (w *worker) announced() {
+	b := w.b
+	b.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(patience); ; <-tick.C {
+		pending, err := w.store.Pending(b.Context(), 1)
+		check(b, err)
+		if len(pending) == 0 {
+			return
+		}
+		if time.Now().After(late) {
+			b.Fatalf("%s is not announced", pending[0])
+		}
+	}
 }
 
 func (w *worker) put(key account.Key, access, refresh string, expires time.Time) error {
