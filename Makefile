@@ -2,7 +2,7 @@
 
 GO       ?= go
 FUZZTIME ?= 10s
-BENCH    ?= .
+BENCH    ?=
 E2E_STORM         ?= 60s
 E2E_RATE          ?= 5000
 SOAK              ?= 10m
@@ -54,8 +54,8 @@ crash: test-deps ## break running workers at random, three times in a row (CRASH
 	TOKENBUS_TEST_REQUIRE=1 CRASH_ROTATIONS=$(CRASH_ROTATIONS) $(GO) test -race -count=3 -timeout 1h -v -run '^TestCrash(Embedded|Databases)$$' ./internal/crash
 
 .PHONY: bench
-bench: test-deps ## run the benchmarks (BENCH=regexp)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHFLAGS) ./...
+bench: test-deps ## measure against rivals, and write docs/benchmarks.md (BENCH=regexp: some rows)
+	$(GO) run ./internal/figure/table -bench '$(BENCH)'
 
 .PHONY: bench-once
 bench-once: test-deps ## run each benchmark once, to see that it still works

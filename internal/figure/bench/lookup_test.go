@@ -205,7 +205,7 @@ func bareRedis(b *testing.B, url string) *redis.Client {
 // takes from the shared cache what is there.
 func (f *fleet) fresh(source events.Source, forget func(), bare func(js jetstream.JetStream) read) {
 	b := f.b
-	accounts := keys(b, 0, figure.Size(200, 4000))
+	accounts := keys(b, 0, figure.Size(200, 2000))
 	first := keys(b, len(accounts), 100) // open the connections
 	f.logins(accounts)
 	f.logins(first)

@@ -81,18 +81,7 @@ func (f *fleet) expired(w *worker, key account.Key) {
 	b.Helper()
 	access, refresh := f.endpoint.NewGrant(key.ID())
 	check(b, w.put(key, access, refresh, time.Now().Add(-time.Minute)))
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.Now().Add(patience); ; <-tick.C {
-		a, err := w.store.Get(b.Context(), key)
-		check(b, err)
-		if !a.AnnouncePending {
-			return
-		}
-		if time.Now().After(late) {
-			b.Fatalf("%s is not announced", key)
-		}
-	}
+	w.announced()
 }
 
 // bareExchange is how long one takes, over a connection of its own as the

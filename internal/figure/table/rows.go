@@ -1,0 +1,53 @@
+package main
+
+// row is one line of the table: one column of one benchmark.
+type row struct {
+	pkg    string // folder, from the top of the repository
+	bench  string // as go test prints it, without "Benchmark" and the number of processors
+	column string // as in figure.Column; "" where the benchmark has one without a name
+	title  string // what is measured; names the row in the table, so no two are alike
+	rival  string
+}
+
+const (
+	benches = "internal/figure/bench"
+	echo    = "a bare NATS echo"
+)
+
+// rows is the table. A benchmark that does not exist (yet) is left out with a
+// note.
+var rows = []row{
+	{benches, "HotLookup/64", "throughput", "look-ups from a worker's memory, 64 in flight", echo},
+	{benches, "HotLookup/64", "p99", "the same, p99 of the latency", echo},
+	{benches, "HotLookup/256", "throughput", "look-ups from a worker's memory, 256 in flight", echo},
+	{benches, "HotLookup/256", "p99", "the same 256, p99 of the latency", echo},
+	{benches, "HotLookup/64/min_ttl", "throughput", "64 in flight with `min_ttl` in the request", echo},
+	{benches, "HotLookup/64/min_ttl", "p99", "64 with `min_ttl`, p99", echo},
+	{benches, "HotLookup/256/min_ttl", "throughput", "256 in flight with `min_ttl` in the request", echo},
+	{benches, "HotLookup/256/min_ttl", "p99", "256 with `min_ttl`, p99", echo},
+	{benches, "HotLookup/64/known_version", "throughput", "64 in flight that know the version (a short reply)", echo},
+	{benches, "HotLookup/64/known_version", "p99", "64 that know the version, p99", echo},
+	{benches, "HotLookup/256/known_version", "throughput", "256 in flight that know the version (a short reply)", echo},
+	{benches, "HotLookup/256/known_version", "p99", "256 that know the version, p99", echo},
+	{benches, "Scaling/1", "", "look-ups from memory, one worker", echo},
+	{benches, "Scaling/2", "", "look-ups from memory, two workers", "two echoes"},
+	{benches, "Scaling/4", "", "look-ups from memory, four workers", "four echoes"},
+	{benches, "WarmLookup/nats", "p50", "look-up in the shared cache, JetStream, p50 of 16 in flight", "an echo that gets the entry"},
+	{benches, "WarmLookup/nats", "p99", "shared cache, JetStream, p99", "an echo that gets the entry"},
+	{benches, "WarmLookup/redis", "p50", "look-up in the shared cache, Redis, p50 of 16 in flight", "an echo with an HMGET"},
+	{benches, "WarmLookup/redis", "p99", "shared cache, Redis, p99", "an echo with an HMGET"},
+	{benches, "ColdLookup/nats", "p50", "look-up in the store, JetStream, p50 of 16 in flight", "an echo that gets the document from the leader"},
+	{benches, "ColdLookup/nats", "p99", "store, JetStream, p99", "an echo that gets the document from the leader"},
+	{benches, "ColdLookup/mongo", "p50", "look-up in the store, MongoDB's stand-in, p50 of 16 in flight", "an echo with a find by `_id`"},
+	{benches, "ColdLookup/mongo", "p99", "store, MongoDB's stand-in, p99", "an echo with a find by `_id`"},
+	{benches, "Storm/exchange=0s", "first", "10,000 at once for an expired account: first reply", "a bare exchange, a bare write, 5 ms"},
+	{benches, "Storm/exchange=0s", "last", "10,000 at once: last reply", "a bare exchange, a bare write, twice 10,000 echoes"},
+	{benches, "Storm/exchange=100ms", "first", "the same where the exchange takes 100 ms: first reply", "a bare exchange, a bare write, 5 ms"},
+	{benches, "Storm/exchange=100ms", "last", "the exchange takes 100 ms: last reply", "a bare exchange, a bare write, twice 10,000 echoes"},
+	{benches, "Refresh", "", "refreshes by one worker, an endpoint that answers at once", "their eight writes alone"},
+	{benches, "DuePass", "", "2,000 due accounts, an endpoint of 300 ms, 64 at once", "what that takes by arithmetic"},
+	{"natskv", "Due", "", "look for what is due, 100 of 1,000,000 accounts, JetStream store", "the same, 100 of 1,000"},
+	{"natskv", "IndexMemory", "", "memory for an account that is not cached", "a map of its due time"},
+	{"natskv", "Start", "", "start with 1,000,000 accounts until the first answer", "bare JetStream recovery of the same files"},
+	{"cmd/tokenctl", "Import", "", "accounts import", "raw creates of the same documents"},
+}
