@@ -82,10 +82,9 @@ func (r *Refresher) feed(ctx context.Context, g *gate, keys []account.Key, more 
 	}
 }
 
-// beginAll returns when all of the refreshes are begun that are needed, and the
-// first of them is through.
+// beginAll returns when all of the refreshes are begun that are needed. It does
+// not wait for them: one may take very long.
 func (r *Refresher) beginAll(ctx context.Context, g *gate, keys []account.Key) {
-	var first *Flight
 	for _, key := range keys {
 		select {
 		case g.slots <- struct{}{}:
@@ -94,29 +93,22 @@ func (r *Refresher) beginAll(ctx context.Context, g *gate, keys []account.Key) {
 		case <-r.stopping:
 			return
 		}
-		if fl := r.startDue(key, g); first == nil {
-			first = fl
-		}
-	}
-	if first != nil {
-		_ = first.Wait(ctx) // how it ended, is in the document
+		r.startDue(key, g)
 	}
 }
 
 // startDue starts the due refresh of an account with the place at the endpoint
-// that the caller has taken. It gives that back and returns nil where none is
-// begun.
-func (r *Refresher) startDue(key account.Key, g *gate) *Flight {
+// that the caller has taken, or gives that back where none is begun.
+func (r *Refresher) startDue(key account.Key, g *gate) {
 	if g.lets(r.clock.Now()) {
 		fl, joined := r.flights.start(key, func(news <-chan struct{}) error {
 			return r.fly(key, Want{Reason: events.ReasonExpiry, due: true, place: g}, news)
 		})
 		if fl != nil && !joined {
-			return fl
+			return
 		}
 	}
 	<-g.slots
-	return nil
 }
 
 // Bounds on how far a due refresh that can't be had is put off.
