@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -147,5 +148,31 @@ func TestRows(t *testing.T) {
 			t.Errorf("no cell of a table: %+v", r)
 		}
 		titles[r.title], places[place] = true, true
+	}
+}
+
+// Nothing is run, and nothing written, where there is no place to write to.
+func TestRunNeedsMarkers(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("docs", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const text = "# Benchmarks\n\n" + begin + "\n"
+	if err := os.WriteFile(document, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	err := run("", io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), document) || !strings.Contains(err.Error(), end) {
+		t.Errorf("got %v, want an error that names the file and the marker", err)
+	}
+	if data, err := os.ReadFile(document); string(data) != text || err != nil {
+		t.Errorf("the file is %q, %v", data, err)
+	}
+}
+
+func TestRunNamesAPatternThatMatchesNothing(t *testing.T) {
+	t.Chdir(filepath.Join("..", "..", ".."))
+	if err := run("NoSuchBenchmark", io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "NoSuchBenchmark") {
+		t.Errorf("got %v, want an error that names the pattern", err)
 	}
 }
