@@ -131,23 +131,23 @@ func measure(asked []row, named bool, stderr io.Writer) (now map[string][]string
 	return now, failed
 }
 
-// benchPattern selects the benchmarks of the rows, and of each level of their
-// names those that one of the rows has.
+// benchPattern selects the benchmarks of the rows, and perhaps a few more: it
+// is as deep as the shortest of their names, for go test runs no benchmark whose
+// name ends before the pattern does.
 func benchPattern(rows []row) string {
-	var levels [][]string
+	depth := len(strings.Split(rows[0].bench, "/"))
 	for _, r := range rows {
-		for i, part := range strings.Split("Benchmark"+r.bench, "/") {
-			if i == len(levels) {
-				levels = append(levels, nil)
-			}
-			if part = regexp.QuoteMeta(part); !slices.Contains(levels[i], part) {
-				levels[i] = append(levels[i], part)
-			}
-		}
+		depth = min(depth, len(strings.Split(r.bench, "/")))
 	}
 	var out []string
-	for _, level := range levels {
-		out = append(out, "^("+strings.Join(level, "|")+")$")
+	for i := range depth {
+		var names []string
+		for _, r := range rows {
+			if name := regexp.QuoteMeta(strings.Split("Benchmark"+r.bench, "/")[i]); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+		out = append(out, "^("+strings.Join(names, "|")+")$")
 	}
 	return strings.Join(out, "/")
 }

@@ -130,9 +130,21 @@ func TestReplace(t *testing.T) {
 }
 
 func TestBenchPattern(t *testing.T) {
-	got := benchPattern([]row{{bench: "Hot/64"}, {bench: "Hot/64/min_ttl"}, {bench: "Storm/exchange=0s"}, {bench: "Hot/64"}})
-	if want := `^(BenchmarkHot|BenchmarkStorm)$/^(64|exchange=0s)$/^(min_ttl)$`; got != want {
-		t.Errorf("got %s, want %s", got, want)
+	for _, c := range []struct {
+		benches []string
+		want    string
+	}{
+		{[]string{"Hot/64", "Hot/64/min_ttl", "Storm/exchange=0s", "Hot/64"}, `^(BenchmarkHot|BenchmarkStorm)$/^(64|exchange=0s)$`},
+		{[]string{"Hot/64/min_ttl"}, `^(BenchmarkHot)$/^(64)$/^(min_ttl)$`},
+		{[]string{"Hot/64", "Refresh"}, `^(BenchmarkHot|BenchmarkRefresh)$`},
+	} {
+		var list []row
+		for _, bench := range c.benches {
+			list = append(list, row{bench: bench})
+		}
+		if got := benchPattern(list); got != c.want {
+			t.Errorf("%v: got %s, want %s", c.benches, got, c.want)
+		}
 	}
 }
 
