@@ -64,10 +64,11 @@ func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, er
 		case again:
 		case withdrawn(err):
 			return Token{}, err
+		case a.joined && errors.Is(err, ErrTimeout):
+			// Who began it had less patience than we have; perhaps none at all, so
+			// that nobody was asked.
 		case a.verdict == shouldAsk:
 			c.spare(a.entry, s.epoch)
-		case a.joined && errors.Is(err, ErrTimeout):
-			// Who began it had less patience than we have.
 		default:
 			return Token{}, err
 		}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -114,5 +115,30 @@ func TestP4AFailureFromBeforeACutCountsForNothing(t *testing.T) {
 	refuse(m) // of this epoch: it may be had now
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Nor may it be had because who began the question had no patience: others ask anew.
+func TestP4AnothersLackOfPatienceCountsForNothing(t *testing.T) {
+	c, key, asked := besideSilence(t)
+	e := c.memory.lock(key)
+	over, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	f, _ := c.join(e, want{}, over, nil) // as of a look-up whose time is over
+	done := make(chan error, 1)
+	go func() { _, err := c.Token(t.Context(), key); done <- err }()
+	e.mu.Unlock()
+	<-f.done
+	select {
+	case m := <-asked:
+		e := events.CoolingDown(time.Second, "a test")
+		if err := m.RespondMsg(&nats.Msg{Header: e.Header(), Data: e.Encode()}); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	case err := <-done:
+		t.Fatalf("what is held was had without a question (%v)", err)
 	}
 }
