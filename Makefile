@@ -3,6 +3,8 @@
 GO       ?= go
 FUZZTIME ?= 10s
 BENCH    ?=
+PROFILETIME ?= 1x
+PROFILE  ?= ./internal/figure/bench:^BenchmarkHotLookup$$/^64$$ ./internal/figure/bench:^BenchmarkRefresh$$
 E2E_STORM         ?= 60s
 E2E_RATE          ?= 5000
 SOAK              ?= 10m
@@ -60,6 +62,17 @@ bench: test-deps ## measure against rivals, and write docs/benchmarks.md (BENCH=
 .PHONY: bench-once
 bench-once: test-deps ## run each benchmark once, to see that it still works
 	TOKENBUS_TEST_REQUIRE=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: profile
+profile: test-deps ## CPU and allocations of look-ups and refreshes, into profiles/ (PROFILE='package:regexp …', PROFILETIME)
+	@mkdir -p profiles
+	@set -e; for p in $(foreach p,$(PROFILE),'$(p)'); do \
+		f=profiles/$$(echo "$$p" | tr -cs 'A-Za-z0-9\n' _); \
+		TOKENBUS_TEST_REQUIRE=1 TOKENBUS_BENCH=full $(GO) test -run '^$$' -bench "$${p#*:}" -benchtime $(PROFILETIME) -timeout 1h \
+			-o $$f.test -cpuprofile $$f.cpu.prof -memprofile $$f.mem.prof -outputdir . "$${p%%:*}"; \
+		$(GO) tool pprof -top -nodecount 25 $$f.test $$f.cpu.prof; \
+		$(GO) tool pprof -top -nodecount 25 -sample_index alloc_space $$f.test $$f.mem.prof; \
+	done
 
 .PHONY: explore
 explore: ## drive the core through EXPLORE_SCHEDULES schedules, and find every mutation

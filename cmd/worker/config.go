@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -55,6 +57,8 @@ type config struct {
 	Keyset    string // "": <DataDir>/keyset.json, made if need be
 	Providers string
 
+	L1MaxAccounts int
+
 	RefreshSkew  time.Duration
 	CacheSkew    time.Duration
 	MinTTL       time.Duration
@@ -63,6 +67,7 @@ type config struct {
 	RefreshAhead refreshAhead
 
 	HTTPAddr  string // "none" or host:port
+	PprofAddr string // "none" or host:port, loopback
 	LogLevel  slog.Level
 	LogFormat string // "auto", "text" or "json"
 	WorkerID  string // "": made up at the start
@@ -164,6 +169,7 @@ func readConfig(flag, env lookupFunc) (config, error) {
 		DataDir:       r.get("data-dir"),
 		Keyset:        r.get("keyset"),
 		Providers:     r.file("providers"),
+		L1MaxAccounts: r.count("l1-max-accounts"),
 		RefreshSkew:   r.duration("refresh-skew", time.Second, 0),
 		CacheSkew:     r.duration("cache-skew", time.Second, 0),
 		MinTTL:        r.duration("min-ttl", time.Second, 0),
@@ -171,6 +177,7 @@ func readConfig(flag, env lookupFunc) (config, error) {
 		L1MaxAge:      r.duration("l1-max-age", time.Millisecond, 0),
 		RefreshAhead:  r.refreshAhead(),
 		HTTPAddr:      r.address("http-addr"),
+		PprofAddr:     r.loopback("pprof-addr"),
 		LogFormat:     r.oneOf("log-format", auto, "text", "json"),
 		WorkerID:      r.workerID(),
 	}
@@ -238,6 +245,30 @@ func (r *reader) replicas() int {
 		r.wrong(name, v, "want auto, or 1 to 5")
 	}
 	return n
+}
+
+// count reads a whole number, 1 or more.
+func (r *reader) count(name string) int {
+	v := r.get(name)
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		r.wrong(name, v, "want a whole number, 1 or more")
+	}
+	return n
+}
+
+// loopback reads host:port of this machine, or none.
+func (r *reader) loopback(name string) string {
+	before := len(r.problems)
+	v := r.address(name)
+	if v == none || len(r.problems) > before {
+		return v
+	}
+	host, _, _ := net.SplitHostPort(v)
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		r.wrong(name, v, "want 127.0.0.1:port, [::1]:port, localhost:port or none; what it serves must not leave this machine")
+	}
+	return v
 }
 
 func (r *reader) tags() (tags []string) {

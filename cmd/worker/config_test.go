@@ -31,10 +31,10 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := config{
 		NATSURL: "embedded", NATSListen: "127.0.0.1:4222", NATSAuth: "nkey", SubjectPrefix: "tokenbus",
-		StoreURL: "nats", CacheURL: "nats", DataDir: "./data",
+		StoreURL: "nats", CacheURL: "nats", DataDir: "./data", L1MaxAccounts: 200_000,
 		RefreshSkew: 3 * time.Minute, CacheSkew: 5 * time.Minute, MinTTL: 30 * time.Second, LeaseTTL: 30 * time.Second,
 		L1MaxAge: 30 * time.Second, RefreshAhead: refreshAhead{Auto: true},
-		HTTPAddr: "127.0.0.1:9464", LogLevel: slog.LevelInfo, LogFormat: "auto",
+		HTTPAddr: "127.0.0.1:9464", PprofAddr: "none", LogLevel: slog.LevelInfo, LogFormat: "auto",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("readConfig() = %+v\nwant %+v", got, want)
@@ -68,6 +68,7 @@ func TestConfigValues(t *testing.T) {
 		{"subject-prefix", "my.bus", here, func(c config) any { return c.SubjectPrefix }, "my.bus"},
 		{"store-url", "mongodb://u:p@a:1,b:2/db?w=1", here, func(c config) any { return c.StoreURL }, "mongodb://u:p@a:1,b:2/db?w=1"},
 		{"cache-url", "rediss://:p@h:6379/2", here, func(c config) any { return c.CacheURL }, "rediss://:p@h:6379/2"},
+		{"l1-max-accounts", "1", here, func(c config) any { return c.L1MaxAccounts }, 1},
 		{"data-dir", "/somewhere", here, func(c config) any { return c.DataDir }, "/somewhere"},
 		{"keyset", file, here, func(c config) any { return c.keysetPath() }, file},
 		{"keyset", "/not/there/yet", here, func(c config) any { return c.keysetPath() }, "/not/there/yet"},
@@ -80,6 +81,9 @@ func TestConfigValues(t *testing.T) {
 		{"refresh-ahead", "off", here, func(c config) any { return c.RefreshAhead }, refreshAhead{Off: true}},
 		{"refresh-ahead", "10m", here, func(c config) any { return c.RefreshAhead }, refreshAhead{Before: 10 * time.Minute}},
 		{"http-addr", "[::1]:0", here, func(c config) any { return c.HTTPAddr }, "[::1]:0"},
+		{"pprof-addr", "127.0.0.1:6060", here, func(c config) any { return c.PprofAddr }, "127.0.0.1:6060"},
+		{"pprof-addr", "[::1]:0", here, func(c config) any { return c.PprofAddr }, "[::1]:0"},
+		{"pprof-addr", "localhost:6060", here, func(c config) any { return c.PprofAddr }, "localhost:6060"},
 		{"log-level", "debug", here, func(c config) any { return c.LogLevel }, slog.LevelDebug},
 		{"log-format", "json", here, func(c config) any { return c.LogFormat }, "json"},
 		{"worker-id", "w-1.eu_x", here, func(c config) any { return c.WorkerID }, "w-1.eu_x"},
@@ -134,6 +138,10 @@ func TestConfigEmptyVariableIsNone(t *testing.T) {
 	if err != nil || got.StoreURL != "nats" || got.MinTTL != 30*time.Second {
 		t.Errorf("got %q, %v, %v; want the defaults", got.StoreURL, got.MinTTL, err)
 	}
+}
+
+func beyondLoopback(addr string) []string {
+	return []string{`--pprof-addr (TOKENBUS_PPROF_ADDR): "` + addr + `": want 127.0.0.1:port, [::1]:port, localhost:port or none; what it serves must not leave this machine`}
 }
 
 func TestConfigProblems(t *testing.T) {
@@ -192,6 +200,10 @@ func TestConfigProblems(t *testing.T) {
 			[]string{`--cache-url (TOKENBUS_CACHE_URL): "memcached://h:1": want nats, redis://host:port/0 or rediss://host:port/0`}},
 		{"cache-url that does not parse", map[string]string{"cache-url": "redis://:hunter2%zz@h:1"},
 			[]string{`--cache-url (TOKENBUS_CACHE_URL): "redis://[redacted]@h:1": want nats, redis://host:port/0 or rediss://host:port/0`}},
+		{"l1-max-accounts zero", map[string]string{"l1-max-accounts": "0"},
+			[]string{`--l1-max-accounts (TOKENBUS_L1_MAX_ACCOUNTS): "0": want a whole number, 1 or more`}},
+		{"l1-max-accounts", map[string]string{"l1-max-accounts": "1e6"},
+			[]string{`--l1-max-accounts (TOKENBUS_L1_MAX_ACCOUNTS): "1e6": want a whole number, 1 or more`}},
 		{"data-dir", map[string]string{"data-dir": ""}, []string{`--data-dir (TOKENBUS_DATA_DIR): is empty; name a folder`}},
 		{"keyset missing", map[string]string{"nats-url": joining},
 			[]string{`--keyset (TOKENBUS_KEYSET): is missing; a worker that joins a fleet needs a copy of the fleet's keyset (the first worker made it as <data-dir>/keyset.json)`}},
@@ -219,6 +231,12 @@ func TestConfigProblems(t *testing.T) {
 			[]string{`--refresh-ahead (TOKENBUS_REFRESH_AHEAD): "-10m": want auto, off, or a time such as 10m`}},
 		{"http-addr", map[string]string{"http-addr": "localhost"},
 			[]string{`--http-addr (TOKENBUS_HTTP_ADDR): "localhost": want host:port, or none`}},
+		{"pprof-addr everywhere", map[string]string{"pprof-addr": ":6060"}, beyondLoopback(":6060")},
+		{"pprof-addr of all", map[string]string{"pprof-addr": "0.0.0.0:6060"}, beyondLoopback("0.0.0.0:6060")},
+		{"pprof-addr elsewhere", map[string]string{"pprof-addr": "10.0.0.1:6060"}, beyondLoopback("10.0.0.1:6060")},
+		{"pprof-addr by name", map[string]string{"pprof-addr": "localhost.example:6060"}, beyondLoopback("localhost.example:6060")},
+		{"pprof-addr without a port", map[string]string{"pprof-addr": "127.0.0.1"},
+			[]string{`--pprof-addr (TOKENBUS_PPROF_ADDR): "127.0.0.1": want host:port, or none`}},
 		{"log-level", map[string]string{"log-level": "loud"},
 			[]string{`--log-level (TOKENBUS_LOG_LEVEL): "loud": want debug, info, warn or error`}},
 		{"log-format", map[string]string{"log-format": ""},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,14 +38,14 @@ func newHandler(h *health, registry *prometheus.Registry) http.Handler {
 	return mux
 }
 
-// listenHTTP opens the address of the HTTP endpoints; nil for "none".
-func listenHTTP(addr string) (net.Listener, error) {
+// listen opens the address that a setting gives; nil for "none".
+func listen(setting, addr string) (net.Listener, error) {
 	if addr == none {
 		return nil, nil
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, usagef("--http-addr (TOKENBUS_HTTP_ADDR): %q: %s; free the port, or give another address or none", addr, listenReason(err))
+		return nil, settingError(setting, fmt.Errorf("%q: %s; free the port, or give another address or none", addr, listenReason(err)))
 	}
 	return l, nil
 }
@@ -57,13 +58,15 @@ func listenReason(err error) string {
 	return err.Error()
 }
 
-// serveHTTP serves until ctx ends and returns once all is closed.
+// serveHTTP serves until ctx ends and returns once all is closed. Requests end
+// with ctx too.
 func serveHTTP(ctx context.Context, l net.Listener, handler http.Handler, log *slog.Logger) {
 	server := &http.Server{
 		Handler:           handler,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      30 * time.Second, // net/http/pprof puts it off
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -71,7 +74,7 @@ func serveHTTP(ctx context.Context, l net.Listener, handler http.Handler, log *s
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		// Answers here are short; whoever is slower than this is cut off.
+		// Answers are short or end with ctx; whoever is slower than this is cut off.
 		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if server.Shutdown(patience) != nil {
@@ -83,6 +86,6 @@ func serveHTTP(ctx context.Context, l net.Listener, handler http.Handler, log *s
 		<-stopped
 	}
 	if !errors.Is(err, http.ErrServerClosed) {
-		log.Error("http endpoints ended", "error", err)
+		log.Error("http endpoints ended", "address", l.Addr().String(), "error", err)
 	}
 }

@@ -73,7 +73,7 @@ func TestHealthz(t *testing.T) {
 
 func TestHTTPServes(t *testing.T) {
 	noLeaks(t)
-	l, err := listenHTTP("127.0.0.1:0")
+	l, err := listen("http-addr", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,17 +99,17 @@ func TestHTTPServes(t *testing.T) {
 }
 
 func TestHTTPAddressInUse(t *testing.T) {
-	l, err := listenHTTP("127.0.0.1:0")
+	l, err := listen("http-addr", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = listenHTTP(l.Addr().String())
+	_, err = listen("http-addr", l.Addr().String())
 	want := `--http-addr (TOKENBUS_HTTP_ADDR): "` + l.Addr().String() + `": bind: address already in use; free the port, or give another address or none`
 	if _, ok := errors.AsType[*usageError](err); !ok || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
-	if l, err := listenHTTP(none); l != nil || err != nil {
-		t.Errorf("listenHTTP(none) = %v, %v; want neither", l, err)
+	if l, err := listen("http-addr", none); l != nil || err != nil {
+		t.Errorf("listen(none) = %v, %v; want neither", l, err)
 	}
 }

@@ -50,6 +50,7 @@ func runOptions() []option {
 
 		{"store-url", "nats", "URL", groupStorage, "where accounts are kept: mongodb://host/database, or nats (a JetStream bucket)"},
 		{"cache-url", "nats", "URL", groupStorage, "shared cache and leases: redis://…, rediss://… (one server; a Cluster with addr=; Sentinels with master_name=), or nats (JetStream buckets)"},
+		{"l1-max-accounts", "200000", "N", groupStorage, "accounts that the worker's own cache holds, 1 or more; beyond that, one that is evicted is read again from the shared cache"},
 		{"data-dir", "./data", "DIR", groupStorage, "embedded NATS, keyset, journal spool; one worker per folder"},
 		{"keyset", "", "FILE", groupStorage, "the sealing keys of the fleet; made at the first start as <data-dir>/keyset.json with embedded NATS, required otherwise"},
 		{"providers", "", "FILE", groupStorage, "YAML file of provider definitions, added to or overriding the built-in ones"},
@@ -62,6 +63,7 @@ func runOptions() []option {
 		{"refresh-ahead", "auto", "TIME", groupTiming, "proactive refresh begins this long before a token expires; auto: a third of its lifetime, at most 30m; off"},
 
 		{"http-addr", "127.0.0.1:9464", "ADDR", groupHTTP, "/metrics, /healthz and /readyz; none turns them off"},
+		{"pprof-addr", none, "ADDR", groupHTTP, "profiles of this process under /debug/pprof/, on a loopback address alone; none turns them off"},
 
 		{"log-level", "info", "LEVEL", groupLogs, "debug, info, warn or error"},
 		{"log-format", "auto", "FORMAT", groupLogs, "auto (text on a terminal, json elsewhere), text or json"},

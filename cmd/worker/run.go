@@ -44,6 +44,10 @@ func (w *worker) run(ctx context.Context) error {
 		w.log.Info("http endpoints listen", "address", w.http.Addr().String())
 		tasks.Go(func() { serveHTTP(background, w.http, newHandler(w.health, w.registry), w.log) })
 	}
+	if w.pprof != nil {
+		w.log.Info("profiles can be taken", "url", "http://"+w.pprof.Addr().String()+pprofPath)
+		tasks.Go(func() { serveHTTP(background, w.pprof, newPprofHandler(), w.log) })
+	}
 	err := w.connect(ctx)
 	if err == nil {
 		w.watchNATS(background, &tasks)
@@ -204,6 +208,6 @@ func (w *worker) newProvider() (*provider.Provider, error) {
 	return provider.New(provider.Config{
 		Store: store, Cache: w.cache, Locker: w.locker, Journal: w.journal, Spool: w.spool,
 		Endpoint: &w.endpoint, Publisher: publisher, Sealer: &w.sealer,
-		WorkerID: w.id, Host: w.host, Timing: w.cfg.timing(), Clock: w.clock, Logger: w.log,
+		WorkerID: w.id, Host: w.host, Timing: w.cfg.timing(), MaxL1: w.cfg.L1MaxAccounts, Clock: w.clock, Logger: w.log,
 	})
 }

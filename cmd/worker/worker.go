@@ -42,6 +42,7 @@ type worker struct {
 	spool    *spool.Spool
 	server   *bus.Server  // nil: NATS is elsewhere
 	http     net.Listener // nil: none
+	pprof    net.Listener // nil: none
 
 	backends
 	conn      *nats.Conn
@@ -75,7 +76,7 @@ func openWorker(cfg config, log *slog.Logger, h hooks) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = w.open(w.openDataDir, w.openProviders, w.openKeyset, w.openSpool, w.openDatabases, w.openHTTP, w.openServer)
+	err = w.open(w.openDataDir, w.openProviders, w.openKeyset, w.openSpool, w.openDatabases, w.openHTTP, w.openPprof, w.openServer)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +182,7 @@ func (w *worker) openSpool() error {
 }
 
 func (w *worker) openHTTP() error {
-	l, err := listenHTTP(w.cfg.HTTPAddr)
+	l, err := listen("http-addr", w.cfg.HTTPAddr)
 	if l != nil {
 		w.http = l
 		w.onClose(func() { _ = l.Close() })
