@@ -11,8 +11,12 @@ import (
 	"github.com/tokenbus/tokenbus/rotation"
 )
 
-// SweepLimit bounds what one look for work that nobody brings takes on.
-const SweepLimit = 128
+// Bounds of the sweep: how many pending announcements one look brings, and how
+// many of earlier looks are remembered.
+const (
+	pendingLook = 512
+	maxPending  = 1 << 16
+)
 
 // Adopt takes a document that was read or written into L1, and tells the
 // others in the background: announces it where that is still open.
@@ -68,32 +72,35 @@ func (l *Ledger) announceOnce(ctx context.Context, d *Document) error {
 }
 
 // AnnouncePending repeats announcements that a crash or a fault left open. One
-// is taken for left open when this worker has seen it in two looks: a fresh
-// one is being made by whoever wrote it, and how fresh it is can't be told
-// from another machine's clock. It is called by one goroutine at a time.
+// is taken for left open when this worker has seen it in two looks, with any
+// number of others between them: a look brings some of very many. A fresh one
+// is being made by whoever wrote it, and how fresh it is can't be told from
+// another machine's clock. It is called by one goroutine at a time.
 func (l *Ledger) AnnouncePending(ctx context.Context) {
 	var keys []account.Key
 	err := Bounded(ctx, func(ctx context.Context) (err error) {
-		keys, err = l.cfg.Store.Pending(ctx, SweepLimit)
+		keys, err = l.cfg.Store.Pending(ctx, pendingLook)
 		return err
 	})
 	if err != nil {
 		l.log.Debug("look for pending announcements", "error", err)
 		return
 	}
-	seen := map[account.Key]account.Rev{}
+	if len(keys) == 0 || len(l.pending) > maxPending {
+		clear(l.pending)
+	}
 	for _, key := range keys {
 		d, err := l.ReadOpened(ctx, key)
 		switch {
 		case err != nil, !d.AnnouncePending:
+			delete(l.pending, key)
 		case l.pending[key] != d.Rev:
-			seen[key] = d.Rev
+			l.pending[key] = d.Rev
 		default:
 			l.Learn(&d)
 			l.announce(ctx, &d)
 		}
 	}
-	l.pending = seen
 }
 
 // Tell publishes a status event in the background.

@@ -48,8 +48,7 @@ type Ledger struct {
 	// is in hand, on an account that this process knows nothing of, and on the
 	// first look of a refresh. Nothing that saves something asks a budget.
 	cache, check, stranger, first *backoff.Budget
-	// pending is what the last look for lost announcements has seen; the
-	// sweep's own.
+	// pending is what looks for lost announcements have seen; the sweep's own.
 	pending map[account.Key]account.Rev
 
 	base  context.Context // of what runs in the background; ends with Abort
@@ -59,7 +58,7 @@ type Ledger struct {
 
 // New returns a Ledger.
 func New(cfg Config) *Ledger {
-	l := &Ledger{cfg: cfg, log: cfg.Logger, l1: newL1(cfg.MaxL1)}
+	l := &Ledger{cfg: cfg, log: cfg.Logger, l1: newL1(cfg.MaxL1), pending: map[account.Key]account.Rev{}}
 	l.cache = l.budget("the shared cache", CacheTimeout, known, nil)
 	l.stranger = l.budget("the account store", StoreTimeout, strangers, nil)
 	l.first = l.budget("the account store", StoreTimeout, known, l.stranger)
