@@ -17,7 +17,7 @@ func (l *Ledger) Shared(ctx context.Context, key account.Key) *rotation.View {
 	m := l.l1.mark(key)
 	v, until := l.fetch(ctx, key)
 	now := l.cfg.Clock.Now()
-	if v == nil || !now.Before(until) || v.Rev < l.l1.get(key).Rev() {
+	if v == nil || !now.Before(until) || v.Rev < l.l1.rev(key) {
 		return nil
 	}
 	newest, _ := l.l1.offer(v, now, m, false)
@@ -33,7 +33,7 @@ func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
 	if k != nil && k.View != nil && (v == nil || v.Rev < k.View.Rev) {
 		v = k.View
 	}
-	if v != nil && k != nil && v.Rev < k.floor {
+	if v != nil && v.Rev < l.l1.mark(key).floor {
 		return nil
 	}
 	return v

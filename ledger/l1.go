@@ -73,14 +73,21 @@ type l1 struct {
 }
 
 type l1Shard struct {
-	mu sync.RWMutex // guards m
+	mu sync.RWMutex // guards what follows
 	m  map[account.Key]*Known
+	// heard is what bumps said of accounts that were evicted, the last of them
+	// and those before: what the shared cache has may be older.
+	heard, heardBefore map[account.Key]account.Rev
 }
+
+// minHeard is how many evicted accounts a shard remembers bumps of, at least;
+// else it is twice the entries that it may have.
+const minHeard = 1024
 
 func newL1(limit int) *l1 {
 	c := &l1{seed: maphash.MakeSeed(), limit: max(1, limit/64)}
 	for i := range c.shards {
-		c.shards[i].m = map[account.Key]*Known{}
+		c.shards[i].m, c.shards[i].heard = map[account.Key]*Known{}, map[account.Key]account.Rev{}
 	}
 	return c
 }
@@ -97,6 +104,23 @@ func (c *l1) get(key account.Key) *Known {
 	return s.m[key]
 }
 
+// rev returns the newest rev of the account that was heard of or is in hand.
+func (c *l1) rev(key account.Key) account.Rev {
+	s := c.shard(key)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if k := s.m[key]; k != nil {
+		return k.Rev()
+	}
+	return s.evicted(key)
+}
+
+// evicted returns what bumps said of an account that was evicted; the caller
+// holds mu.
+func (s *l1Shard) evicted(key account.Key) account.Rev {
+	return max(s.heard[key], s.heardBefore[key])
+}
+
 // update replaces what is known by what f makes of a copy of it. f runs under
 // the shard's lock and must not block.
 func (c *l1) update(key account.Key, f func(k *Known)) {
@@ -108,8 +132,13 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 		k.View, k.Busy, k.floor, k.checked, k.epoch, k.doubted = old.View, old.Busy, old.floor, old.checked, old.epoch, old.doubted
 		k.encoded.Store(old.encoded.Load())
 		k.unmodified.Store(old.unmodified.Load())
-	} else if len(s.m) >= c.limit {
-		s.evict()
+	} else {
+		k.floor = s.evicted(key)
+		delete(s.heard, key)
+		delete(s.heardBefore, key)
+		if len(s.m) >= c.limit {
+			s.evict(max(c.limit, minHeard))
+		}
 	}
 	before := k.View
 	f(k)
@@ -122,7 +151,9 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 
 // evict drops one entry; the caller holds mu. What was only heard of and what
 // does not exist goes first; a view can be had from the shared cache again.
-func (s *l1Shard) evict() {
+// What bumps said of it is remembered, until that was done for twice as many
+// others as heard.
+func (s *l1Shard) evict(heard int) {
 	var victim account.Key
 	looked := 0
 	for key, k := range s.m {
@@ -132,6 +163,12 @@ func (s *l1Shard) evict() {
 		if looked++; looked == 8 {
 			break
 		}
+	}
+	if floor := s.m[victim].floor; floor > 0 {
+		if len(s.heard) >= heard {
+			s.heard, s.heardBefore = map[account.Key]account.Rev{}, s.heard
+		}
+		s.heard[victim] = floor
 	}
 	delete(s.m, victim)
 }
@@ -145,8 +182,13 @@ type mark struct {
 
 func (c *l1) mark(key account.Key) mark {
 	m := mark{epoch: c.epoch.Load()}
-	if k := c.get(key); k != nil {
+	s := c.shard(key)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if k := s.m[key]; k != nil {
 		m.floor = k.floor
+	} else {
+		m.floor = s.evicted(key)
 	}
 	return m
 }
@@ -209,11 +251,16 @@ func (l *Ledger) Learn(d *Document) *rotation.View {
 // Heard notes that a bump names a rev: nothing below it is served from here on.
 func (l *Ledger) Heard(key account.Key, rev account.Rev) {
 	l.l1.update(key, func(k *Known) {
-		if k.View != nil && k.View.Rev >= rev || k.floor >= rev {
+		news := k.View == nil || k.View.Rev < rev
+		if k.floor >= rev {
+			return
+		}
+		k.floor = rev // also where it is in hand: the entry may be evicted
+		if !news {
 			return
 		}
 		l.l1.bumps.Add(1)
-		k.floor, k.Busy = rev, time.Time{}
+		k.Busy = time.Time{}
 		if k.View != nil && k.View.Missing() {
 			k.View = nil // "no such account" is history now
 		}

@@ -3,7 +3,6 @@ package provider_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -137,55 +136,6 @@ func TestP6AnOpenCircuitPutsNothingOff(t *testing.T) {
 		t.Errorf("%d of %d accounts were written until the circuit was open, want a few", n, accounts)
 	}
 	f.endpoint.InjectFunc(nil)
-}
-
-// A look for lost announcements brings some of very many: each is made up for,
-// whatever the looks in between bring.
-func TestP3AnnouncementsThatAreFarApartAreMadeUpFor(t *testing.T) {
-	f := newFleet(t, oauthtest.Config{})
-	f.bus.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
-		if op == "Bump" {
-			return false, errors.New("down")
-		}
-		return true, nil
-	})
-	p := f.worker()
-	const accounts = 3
-	for i := range accounts {
-		f.login(p, fmt.Sprint("x", i), time.Hour)
-	}
-	if err := p.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	f.bus.Fault.Set(nil)
-	q := f.worker(func(c *provider.Config) {
-		c.Store = &oneByOne{Store: f.store}
-		c.Random = func() float64 { return 0 } // looks at their shortest intervals
-	})
-	run(t, q)
-	eventually(t, "all are announced", func() bool {
-		for i := range accounts {
-			if f.doc(fmt.Sprint("x", i)).AnnouncePending {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// oneByOne brings one pending announcement in each look, and each time another.
-type oneByOne struct {
-	ledger.Store
-	n int
-}
-
-func (s *oneByOne) Pending(ctx context.Context, limit int) ([]account.Key, error) {
-	keys, err := s.Store.Pending(ctx, limit)
-	if len(keys) == 0 {
-		return nil, err
-	}
-	s.n++
-	return keys[s.n%len(keys):][:1], err
 }
 
 // lookedAt tells when it was looked for what is due.

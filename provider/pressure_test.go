@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
 	"github.com/tokenbus/tokenbus/rotation"
@@ -233,5 +234,91 @@ func TestP4ResyncOfVeryManyAccounts(t *testing.T) {
 	all.Wait()
 	if stale.Load() > 0 {
 		t.Errorf("%d of %d accounts are served unchecked", stale.Load(), n)
+	}
+}
+
+// A look for lost announcements brings some of very many: each is made up for,
+// whatever the looks in between bring.
+func TestP3AnnouncementsThatAreFarApartAreMadeUpFor(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	f.bus.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		if op == "Bump" {
+			return false, errors.New("down")
+		}
+		return true, nil
+	})
+	p := f.worker()
+	const accounts = 3
+	for i := range accounts {
+		f.login(p, fmt.Sprint("x", i), time.Hour)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.bus.Fault.Set(nil)
+	q := f.worker(func(c *provider.Config) {
+		c.Store = &oneByOne{Store: f.store}
+		c.Random = func() float64 { return 0 } // looks at their shortest intervals
+	})
+	run(t, q)
+	eventually(t, "all are announced", func() bool {
+		for i := range accounts {
+			if f.doc(fmt.Sprint("x", i)).AnnouncePending {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// oneByOne brings one pending announcement in each look, and each time another.
+type oneByOne struct {
+	ledger.Store
+	n int
+}
+
+func (s *oneByOne) Pending(ctx context.Context, limit int) ([]account.Key, error) {
+	keys, err := s.Store.Pending(ctx, limit)
+	if len(keys) == 0 {
+		return nil, err
+	}
+	s.n++
+	return keys[s.n%len(keys):][:1], err
+}
+
+// A bump counts also where L1 has no place for what it is about: the shared cache
+// may have something older.
+func TestP4ABumpOutlivesItsPlaceInL1(t *testing.T) {
+	for name, known := range map[string]bool{"of an account in hand": true, "of one that nobody has asked for": false} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, oauthtest.Config{})
+			p := f.worker(func(c *provider.Config) { c.MaxL1 = 1 })
+			q := f.worker()
+			f.login(q, "x", time.Hour)
+			eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+			if known {
+				f.token(p, "x", events.TokenRequest{})
+			}
+			f.cache.Fault.Set(func(_ context.Context, op string, k account.Key) (bool, error) {
+				if op == "Put" && k == key("x") {
+					return false, errors.New("down")
+				}
+				return true, nil
+			})
+			f.login(q, "x", time.Hour)
+			eventually(t, "peers are told of version 2", func() bool {
+				b, err := f.bus.LastBump(t.Context(), key("x"))
+				return err == nil && b.Version == 2
+			})
+			for i := range 1000 { // each takes another's place
+				p.ObserveBump(events.Bump{Key: key(fmt.Sprint("other", i)), Version: 1, Rev: 1})
+			}
+			if n := p.Stats().L1Entries; n > 64 {
+				t.Fatalf("%d accounts in L1", n)
+			}
+			if reply := f.token(p, "x", events.TokenRequest{}); reply.Version != 2 {
+				t.Errorf("version %d from %s after the bump of version 2", reply.Version, reply.Source)
+			}
+		})
 	}
 }
