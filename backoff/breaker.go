@@ -99,18 +99,33 @@ func NewBreaker(cfg BreakerConfig) (*Breaker, error) {
 func (b *Breaker) Allow(now time.Time) (ok bool, retryAfter time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.state == Closed {
-		return true, 0
-	}
-	if wait := b.until.Sub(now); wait > 0 {
-		if b.state == HalfOpen {
-			// The probe may be back long before it is given up.
-			wait = min(wait, b.cfg.Open.Ceiling(1))
-		}
+	if wait := b.openForLocked(now); wait > 0 {
 		return false, wait
 	}
-	b.state, b.until = HalfOpen, now.Add(b.cfg.ProbeTimeout)
+	if b.state != Closed {
+		b.state, b.until = HalfOpen, now.Add(b.cfg.ProbeTimeout)
+	}
 	return true, 0
+}
+
+// OpenFor returns for how long Allow would let nobody pass; 0: somebody may
+// pass now. It changes nothing.
+func (b *Breaker) OpenFor(now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.openForLocked(now)
+}
+
+func (b *Breaker) openForLocked(now time.Time) time.Duration {
+	if b.state == Closed {
+		return 0
+	}
+	wait := max(b.until.Sub(now), 0)
+	if b.state == HalfOpen {
+		// The probe may be back long before it is given up.
+		wait = min(wait, b.cfg.Open.Ceiling(1))
+	}
+	return wait
 }
 
 // Success reports that the endpoint works. It closes a half-open breaker and

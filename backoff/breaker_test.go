@@ -27,8 +27,18 @@ func newBreaker(t testing.TB) *backoff.Breaker {
 
 func at(seconds int) time.Time { return now.Add(time.Duration(seconds) * time.Second) }
 
+// wantLook checks what a look says, and that it changes nothing.
+func wantLook(t testing.TB, b *backoff.Breaker, now time.Time, seconds int) {
+	t.Helper()
+	before := b.State()
+	if wait := b.OpenFor(now); wait != time.Duration(seconds)*time.Second || b.State() != before {
+		t.Fatalf("OpenFor = %v, and the state is %v; want %d s, and %v as before", wait, b.State(), seconds, before)
+	}
+}
+
 func wantAllow(t testing.TB, b *backoff.Breaker, now time.Time) {
 	t.Helper()
+	wantLook(t, b, now, 0)
 	if ok, wait := b.Allow(now); !ok || wait != 0 {
 		t.Fatalf("Allow = %v, %v; want it to pass", ok, wait)
 	}
@@ -36,6 +46,7 @@ func wantAllow(t testing.TB, b *backoff.Breaker, now time.Time) {
 
 func wantStop(t testing.TB, b *backoff.Breaker, now time.Time, seconds int) {
 	t.Helper()
+	wantLook(t, b, now, seconds)
 	if ok, wait := b.Allow(now); ok || wait != time.Duration(seconds)*time.Second {
 		t.Fatalf("Allow = %v, %v; want a stop for %d s", ok, wait, seconds)
 	}

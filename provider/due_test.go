@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,6 +115,34 @@ func TestP6ASlowPlatformStandsBeforeNoOther(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// A backlog is gone on with as soon as what one look has brought is begun, and
+// not when the next look is due.
+func TestP6ABacklogWaitsForNoLook(t *testing.T) {
+	const accounts = 1100 // three looks
+	f := newFleet(t, oauthtest.Config{})
+	backlog(t, f, f.worker(), accounts)
+	q := f.worker(func(c *provider.Config) {
+		c.Random = func() float64 { return 0.5 }
+		c.Clock = &firstSecond{clock: f.clock}
+	})
+	run(t, q)
+	eventually(t, "all are refreshed", func() bool { return f.endpoint.Exchanges() == accounts })
+}
+
+// firstSecond is a clock on which nobody waits for a second but once: so long is
+// the interval of looks where there is no jitter.
+type firstSecond struct {
+	*clock
+	n atomic.Int64
+}
+
+func (c *firstSecond) After(d time.Duration) <-chan time.Time {
+	if d == time.Second && c.n.Add(1) > 1 {
+		return nil
+	}
+	return c.clock.After(d)
 }
 
 // While a circuit is open due accounts of its platform stay as they are.

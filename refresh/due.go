@@ -100,7 +100,7 @@ func (r *Refresher) beginAll(ctx context.Context, g *gate, keys []account.Key) {
 // startDue starts the due refresh of an account with the place at the endpoint
 // that the caller has taken, or gives that back where none is begun.
 func (r *Refresher) startDue(key account.Key, g *gate) {
-	if g.lets(r.clock.Now()) {
+	if g.breaker.OpenFor(r.clock.Now()) == 0 {
 		fl, joined := r.flights.start(key, func(news <-chan struct{}) error {
 			return r.fly(key, Want{Reason: events.ReasonExpiry, due: true, place: g}, news)
 		})

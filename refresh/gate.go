@@ -58,35 +58,16 @@ func (r *Refresher) EndpointsChanged() {
 	}
 }
 
-// lets reports whether the circuit lets anybody pass now.
-func (g *gate) lets(now time.Time) bool {
-	ok, _ := g.breaker.Allow(now)
-	if ok {
-		g.breaker.Cancel(now)
-	}
-	return ok
-}
-
 // passedOver are the platforms for which nothing more can be begun now.
 func (gs *gates) passedOver(now time.Time) (platforms []string) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	for platform, g := range gs.m {
-		if g.feeding.Load() || !g.lets(now) {
+		if g.feeding.Load() || g.breaker.OpenFor(now) > 0 {
 			platforms = append(platforms, platform)
 		}
 	}
 	return platforms
-}
-
-// closedFor is how long the circuit keeps everybody off.
-func (g *gate) closedFor(now time.Time) time.Duration {
-	ok, after := g.breaker.Allow(now)
-	if !ok {
-		return after
-	}
-	g.breaker.Cancel(now)
-	return events.RetrySoon
 }
 
 // pass is leave to make one exchange with the account's endpoint.

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -124,7 +125,7 @@ func (r *Refresher) settleRules(d *ledger.Document, v rotation.Verdict) rotation
 	rules := r.ledger.Rules(d.Key)
 	rules.Backoff, rules.Own = r.cfg.Backoff, ownClient(d)
 	if v.Outcome == rotation.Misconfigured {
-		rules.Circuit = r.gate(d.Key.Platform()).closedFor(rules.Now)
+		rules.Circuit = cmp.Or(r.gate(d.Key.Platform()).breaker.OpenFor(rules.Now), events.RetrySoon)
 	}
 	return rules
 }
