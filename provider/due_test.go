@@ -3,6 +3,7 @@ package provider_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -143,6 +144,30 @@ func (c *firstSecond) After(d time.Duration) <-chan time.Time {
 		return nil
 	}
 	return c.clock.After(d)
+}
+
+// A due refresh that waits for another worker's keeps no place at the endpoint.
+func TestP6WhoWaitsForAnotherKeepsNoPlace(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	f.def.MaxConcurrent = 1
+	f.locker.Fault.Set(func(context.Context, string, account.Key) (bool, error) { return false, errors.New("down") })
+	p, q := f.worker(), f.worker()
+	f.login(p, "slow", time.Minute)
+	f.login(p, "x", 24*time.Hour)
+	eventually(t, "all is announced", func() bool { return !f.doc("slow").AnnouncePending && !f.doc("x").AnnouncePending })
+	open := make(chan struct{})
+	f.endpoint.Inject(oauthtest.Hold(open))
+	go func() {
+		_, _ = p.Token(context.WithoutCancel(t.Context()), key("slow"), events.TokenRequest{RejectedVersion: 1})
+	}()
+	eventually(t, "its refresh is under way", func() bool { return f.doc("slow").Rotation != nil })
+	f.clock.advance(time.Until(f.doc("slow").RefreshAt) + time.Second) // due, since nobody has ended it
+	run(t, q)
+	eventually(t, "another worker waits for it", func() bool { return q.Stats().Flights == 1 })
+	if reply := f.token(q, "x", events.TokenRequest{RejectedVersion: 1}); reply.Version != 2 {
+		t.Errorf("version %d, want 2", reply.Version)
+	}
+	close(open)
 }
 
 // While a circuit is open due accounts of its platform stay as they are.
