@@ -15,7 +15,7 @@ import (
 // past its end there or below what was heard of the account: then nil.
 func (l *Ledger) Shared(ctx context.Context, key account.Key) *rotation.View {
 	m := l.l1.mark(key)
-	v, until := l.fetch(ctx, key)
+	v, until := l.fetchOnce(ctx, key, m)
 	now := l.cfg.Clock.Now()
 	if v == nil || !now.Before(until) || v.Rev < l.l1.rev(key) {
 		return nil
@@ -24,11 +24,32 @@ func (l *Ledger) Shared(ctx context.Context, key account.Key) *rotation.View {
 	return newest
 }
 
+// fetchOnce is fetch, once for all that ask at the same time and have heard of
+// the same: very many may wait for one account.
+func (l *Ledger) fetchOnce(ctx context.Context, key account.Key, m mark) (v *rotation.View, until time.Time) {
+	type entry struct {
+		v     *rotation.View
+		until time.Time
+	}
+	same := fmt.Sprintf("shared %s %d %d", key, m.floor, m.epoch)
+	result := l.reads.DoChan(same, func() (any, error) {
+		v, until := l.fetch(l.base, key)
+		return entry{v, until}, nil
+	})
+	select {
+	case r := <-result:
+		e := r.Val.(entry)
+		return e.v, e.until
+	case <-ctx.Done():
+		return nil, time.Time{}
+	}
+}
+
 // InHand returns the best view that can be had without the store, however
 // old, unless a bump says that there is a newer one: with the store down,
 // tokens in hand are served until they end.
 func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
-	v, _ := l.fetch(ctx, key)
+	v, _ := l.fetchOnce(ctx, key, l.l1.mark(key))
 	k := l.l1.get(key)
 	if k != nil && k.View != nil && (v == nil || v.Rev < k.View.Rev) {
 		v = k.View

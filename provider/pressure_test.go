@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -320,5 +321,44 @@ func TestP4ABumpOutlivesItsPlaceInL1(t *testing.T) {
 				t.Errorf("version %d from %s after the bump of version 2", reply.Version, reply.Source)
 			}
 		})
+	}
+}
+
+// Very many who ask for one account at once read the shared cache once.
+func TestTheSharedCacheIsReadOnceForAll(t *testing.T) {
+	const askers = 50
+	f := newFleet(t, oauthtest.Config{})
+	f.login(f.worker(), "x", time.Hour)
+	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+	p := f.worker()
+	var reads atomic.Int64
+	open := make(chan struct{})
+	f.cache.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		if op == "Get" {
+			reads.Add(1)
+			<-open
+		}
+		return true, nil
+	})
+	var asked, served sync.WaitGroup
+	for range askers {
+		asked.Add(1)
+		served.Go(func() {
+			asked.Done()
+			reply, err := p.Token(t.Context(), key("x"), events.TokenRequest{})
+			if err != nil || reply.Source != events.SourceShared && reply.Source != events.SourceL1 {
+				t.Errorf("from %s, %v", reply.Source, err)
+			}
+		})
+	}
+	asked.Wait()
+	eventually(t, "one reads", func() bool { return reads.Load() > 0 })
+	for range 1000 { // the others have their turn to read too, if they do
+		runtime.Gosched()
+	}
+	close(open)
+	served.Wait()
+	if n := reads.Load(); n > 2 { // one may come between the read and L1
+		t.Errorf("%d reads for %d askers", n, askers)
 	}
 }
