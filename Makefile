@@ -43,8 +43,9 @@ coherence: test-deps ## look for stale tokens while links fail (COHERENCE, COHER
 	TOKENBUS_TEST_REQUIRE=1 COHERENCE=$(COHERENCE) COHERENCE_MUTATIONS=1 $(GO) test -count=1 -timeout 2h -v ./internal/coherence
 
 .PHONY: random
-random: test-deps ## a minute each of random faults, as continuous integration does (SEED)
+random: test-deps ## a minute each of random faults, and every mutation of the rules of coherence (SEED)
 	TOKENBUS_TEST_REQUIRE=1 COHERENCE=60s COHERENCE_SEED=$(SEED) $(GO) test -race -count=1 -v -run '^TestP4NoPeerServesAStaleToken$$' ./internal/coherence
+	COHERENCE_MUTATIONS=1 $(GO) test -count=1 -run '^TestMutations$$' ./internal/coherence
 	TOKENBUS_TEST_REQUIRE=1 SOAK=60s SOAK_SEED=$(SEED) $(GO) test -count=1 -v -run '^TestSoak$$' ./internal/degraded
 
 .PHONY: rolling
