@@ -216,7 +216,8 @@ func (c *check) lost(w *worker) {
 func (c *check) reached(w *worker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.last(w); e != nil {
+	// One that is lost doesn't come: this is the refusal of a token that was sent again.
+	if e := c.last(w); e != nil && !e.lost {
 		e.reached, e.reachedAt, e.idle = true, c.s.elapsed(), w.idle
 	}
 }
