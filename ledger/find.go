@@ -88,11 +88,19 @@ func (l *Ledger) loadOnce(ctx context.Context, key account.Key, above account.Ve
 	m := l.l1.mark(key)
 	same := fmt.Sprintf("%s %d %d %d %t", key, m.floor, m.epoch, above, budget == l.check)
 	result := l.reads.DoChan(same, func() (any, error) {
+		// Another's read may have come to its end between this caller's look at
+		// L1 and here.
+		if k := l.l1.get(key); k != nil && k.View != nil && l.Absent(k, l.cfg.Clock.Now(), above) {
+			return k.View, nil
+		}
 		var v *rotation.View
 		err := budget.Do(l.base, func(ctx context.Context) (err error) {
 			v, err = l.load(ctx, key)
 			return err
 		}, ofOneAccount)
+		if err == nil && above > 0 && v.Missing() {
+			l.l1.update(key, func(k *Known) { k.doubted = l.cfg.Clock.Now() })
+		}
 		return v, err
 	})
 	select {
@@ -131,9 +139,16 @@ func (l *Ledger) First(ctx context.Context, key account.Key) (d Document, err er
 	return d, err
 }
 
-// Doubt reports whether the caller is the one to look again at what is known,
+// Absent reports whether "no such account" is to be believed without another
+// look, also by who has heard of its version above: a storm of forged requests
+// costs one look a second.
+func (l *Ledger) Absent(k *Known, now time.Time, above account.Version) bool {
+	return k.View.Missing() && l.Fresh(k, now) && (above == 0 || now.Sub(k.doubted) < negativeMaxAge)
+}
+
+// doubt reports whether the caller is the one to look again at what is known,
 // which was last doubted at least d ago. It does not block.
-func (l *Ledger) Doubt(k *Known, now time.Time, d time.Duration) (mine bool) {
+func (l *Ledger) doubt(k *Known, now time.Time, d time.Duration) (mine bool) {
 	if now.Sub(k.doubted) < d {
 		return false
 	}
@@ -149,7 +164,7 @@ func (l *Ledger) Doubt(k *Known, now time.Time, d time.Duration) (mine bool) {
 // so old that it must be checked before long: whoever asks often never waits
 // for that. It does not block.
 func (l *Ledger) CheckSoon(k *Known, now time.Time) {
-	if now.Sub(k.checked) < l.cfg.Timing.L1MaxAge*2/3 || !l.Doubt(k, now, events.RetrySoon/2) {
+	if now.Sub(k.checked) < l.cfg.Timing.L1MaxAge*2/3 || !l.doubt(k, now, events.RetrySoon/2) {
 		return
 	}
 	epoch := l.Epoch()

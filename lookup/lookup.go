@@ -154,11 +154,10 @@ func WireError(ctx context.Context, key account.Key, err error) *events.Error {
 // request by: from L1, else the shared cache, else the store.
 func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenRequest) (*rotation.View, events.Source, error) {
 	epoch := d.ledger.Epoch()
+	above := max(req.MinVersion, req.RejectedVersion) // somebody has seen it
 	k := d.ledger.Known(key)
 	if now := d.cfg.Clock.Now(); k != nil && k.View != nil && d.ledger.Fresh(k, now) {
-		// Who names a version of an account that does not exist is believed once a
-		// second: a storm of forged requests costs no more than that.
-		if !d.judge(k.View, req, now).unsure || k.View.Missing() && !d.ledger.Doubt(k, now, events.RetrySoon) {
+		if !d.judge(k.View, req, now).unsure || d.ledger.Absent(k, now, above) {
 			return k.View, events.SourceL1, nil
 		}
 	}
@@ -172,7 +171,7 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 	held := k.Servable() && serves(k.View)
 	var v *rotation.View
 	var err error
-	if above := max(req.MinVersion, req.RejectedVersion); held {
+	if held {
 		v, err = d.ledger.Check(ctx, k, above)
 	} else {
 		v, err = d.ledger.Load(ctx, key, above)

@@ -114,7 +114,7 @@ func TestStormForOneUnknownAccount(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := reads.Load(); got > 4 { // one, one for who has seen it, and a second may have passed
+	if got := reads.Load(); got > 4 { // one, one for who has heard of a version, and a second may have passed
 		t.Errorf("3200 requests cost %d reads of the store", got)
 	}
 	// A second later it is looked for again, and found.

@@ -129,7 +129,7 @@ func serve[Q events.PutRequest | events.PatchRequest | events.KeyRequest | event
 
 func respond(r micro.Request, reply any, err error) {
 	if e, ok := err.(*events.Error); ok {
-		_ = r.Error(fmt.Sprint(e.Code.HTTPStatus()), e.Error(), e.Encode())
+		_ = r.Respond(e.Encode(), micro.WithHeaders(micro.Headers(e.Header()))) // Error is for handlers that have not returned
 		return
 	}
 	if raw, ok := reply.([]byte); ok {
