@@ -1,10 +1,12 @@
 package ledger
 
 import (
-	"hash/maphash"
-	"sync"
+	"bytes"
 	"sync/atomic"
 	"time"
+	"unsafe"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/backoff"
@@ -15,8 +17,8 @@ import (
 // negativeMaxAge is how long "no such account" is believed.
 const negativeMaxAge = time.Second
 
-// Known is what this process knows of one account. It is immutable but for the
-// encoded replies; changes replace it.
+// Known is what this process knows of one account. It is immutable; changes
+// replace it.
 type Known struct {
 	View *rotation.View // nil: nothing in hand, only a floor
 	Busy time.Time      // until then a refresh runs somewhere that ends the old token at once
@@ -26,7 +28,31 @@ type Known struct {
 	epoch   int64       // the epoch of that check
 	doubted time.Time   // when another look was last taken
 
-	encoded, unmodified atomic.Pointer[[]byte]
+	body       []byte // the encoded reply; View's token lies in it
+	unmodified atomic.Pointer[[]byte]
+}
+
+// hold puts v in hand, with the reply that it makes.
+func (k *Known) hold(v *rotation.View, body []byte) {
+	k.View, k.body = v, body
+	k.unmodified.Store(nil)
+}
+
+// encode returns the encoded reply of v, and v with the token that lies in it:
+// most of what an account takes in L1 is its token, which is there once.
+func encode(v *rotation.View) (*rotation.View, []byte) {
+	if v.Token.IsZero() {
+		return v, nil
+	}
+	body := v.Reply(events.SourceL1).Encode()
+	token := v.Token.Reveal()
+	i := bytes.Index(body, []byte(token))
+	if i < 0 {
+		return v, body // JSON spells it otherwise
+	}
+	lean := *v
+	lean.Token = account.NewSecret(unsafe.String(&body[i], len(token))) // nobody writes into body
+	return &lean, body
 }
 
 // Rev returns the newest rev that was heard of or is in hand; 0 of nil.
@@ -43,134 +69,80 @@ func (k *Known) Rev() account.Rev {
 // Servable reports whether there is a view that no bump has overtaken.
 func (k *Known) Servable() bool { return k != nil && k.View != nil && k.View.Rev >= k.floor }
 
-// Body returns the encoded reply of the view, encoding it once.
-func (k *Known) Body() []byte { return k.once(&k.encoded, false) }
+// Body returns the encoded reply of a view with a token. It must not be changed.
+func (k *Known) Body() []byte { return k.body }
 
 // NotModified returns the encoded reply to who has the view's version already,
 // encoding it once.
-func (k *Known) NotModified() []byte { return k.once(&k.unmodified, true) }
-
-func (k *Known) once(encoded *atomic.Pointer[[]byte], notModified bool) []byte {
-	if b := encoded.Load(); b != nil {
+func (k *Known) NotModified() []byte {
+	if b := k.unmodified.Load(); b != nil {
 		return *b
 	}
 	r := k.View.Reply(events.SourceL1)
-	r.NotModified = notModified
+	r.NotModified = true
 	b := r.Encode()
-	encoded.Store(&b)
+	k.unmodified.Store(&b)
 	return b
 }
 
-// l1 is the process's own cache.
+func (k *Known) clone() *Known {
+	c := &Known{View: k.View, Busy: k.Busy, floor: k.floor, checked: k.checked, epoch: k.epoch, doubted: k.doubted, body: k.body}
+	c.unmodified.Store(k.unmodified.Load())
+	return c
+}
+
+// l1 is the process's own cache: what is known of accounts, of which those go
+// first that are least used, and what bumps said of accounts that have no place
+// in it.
 type l1 struct {
-	seed   maphash.Seed
-	shards [64]l1Shard
+	known  *otter.Cache[account.Key, *Known]
+	floors floors
 	// epoch rises when bumps may have been missed: entries of an older epoch
 	// must be checked before they are served again.
 	epoch atomic.Int64
 	bumps atomic.Int64 // heard, that were news
-	limit int          // entries per shard
 }
-
-type l1Shard struct {
-	mu sync.RWMutex // guards what follows
-	m  map[account.Key]*Known
-	// heard is what bumps said of accounts that were evicted, the last of them
-	// and those before: what the shared cache has may be older.
-	heard, heardBefore map[account.Key]account.Rev
-}
-
-// minHeard is how many evicted accounts a shard remembers bumps of, at least;
-// else it is twice the entries that it may have.
-const minHeard = 1024
 
 func newL1(limit int) *l1 {
-	c := &l1{seed: maphash.MakeSeed(), limit: max(1, limit/64)}
-	for i := range c.shards {
-		c.shards[i].m, c.shards[i].heard = map[account.Key]*Known{}, map[account.Key]account.Rev{}
-	}
+	c := &l1{}
+	c.floors.init()
+	c.known = otter.Must(&otter.Options[account.Key, *Known]{
+		MaximumSize: max(1, limit),
+		Executor:    func(work func()) { work() }, // on a goroutine of its own it falls behind, and what is used goes
+		OnAtomicDeletion: func(e otter.DeletionEvent[account.Key, *Known]) {
+			if e.WasEvicted() && e.Value.floor > 0 {
+				c.floors.raise(e.Key, e.Value.floor) // before the entry is gone
+			}
+		},
+	})
 	return c
-}
-
-func (c *l1) shard(key account.Key) *l1Shard {
-	return &c.shards[maphash.Comparable(c.seed, key)%uint64(len(c.shards))]
 }
 
 // get returns what is known of the account, or nil.
 func (c *l1) get(key account.Key) *Known {
-	s := c.shard(key)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.m[key]
+	k, _ := c.known.GetIfPresent(key)
+	return k
 }
 
 // rev returns the newest rev of the account that was heard of or is in hand.
 func (c *l1) rev(key account.Key) account.Rev {
-	s := c.shard(key)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if k := s.m[key]; k != nil {
+	if k := c.get(key); k != nil {
 		return k.Rev()
 	}
-	return s.evicted(key)
-}
-
-// evicted returns what bumps said of an account that was evicted; the caller
-// holds mu.
-func (s *l1Shard) evicted(key account.Key) account.Rev {
-	return max(s.heard[key], s.heardBefore[key])
+	return c.floors.of(key) // also of one that was evicted since
 }
 
 // update replaces what is known by what f makes of a copy of it. f runs under
-// the shard's lock and must not block.
+// a lock, must not block, and must not ask L1 for anything.
 func (c *l1) update(key account.Key, f func(k *Known)) {
-	s := c.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := &Known{}
-	if old := s.m[key]; old != nil {
-		k.View, k.Busy, k.floor, k.checked, k.epoch, k.doubted = old.View, old.Busy, old.floor, old.checked, old.epoch, old.doubted
-		k.encoded.Store(old.encoded.Load())
-		k.unmodified.Store(old.unmodified.Load())
-	} else {
-		k.floor = s.evicted(key)
-		delete(s.heard, key)
-		delete(s.heardBefore, key)
-		if len(s.m) >= c.limit {
-			s.evict(max(c.limit, minHeard))
+	c.known.Compute(key, func(old *Known, found bool) (*Known, otter.ComputeOp) {
+		if !found {
+			old = &Known{floor: c.floors.of(key)}
 		}
-	}
-	before := k.View
-	f(k)
-	if k.View != before {
-		k.encoded.Store(nil)
-		k.unmodified.Store(nil)
-	}
-	s.m[key] = k
-}
-
-// evict drops one entry; the caller holds mu. What was only heard of and what
-// does not exist goes first; a view can be had from the shared cache again.
-// What bumps said of it is remembered, until that was done for twice as many
-// others as heard.
-func (s *l1Shard) evict(heard int) {
-	var victim account.Key
-	looked := 0
-	for key, k := range s.m {
-		if victim = key; k.View == nil || k.View.Gone {
-			break
-		}
-		if looked++; looked == 8 {
-			break
-		}
-	}
-	if floor := s.m[victim].floor; floor > 0 {
-		if len(s.heard) >= heard {
-			s.heard, s.heardBefore = map[account.Key]account.Rev{}, s.heard
-		}
-		s.heard[victim] = floor
-	}
-	delete(s.m, victim)
+		k := old.clone()
+		f(k)
+		return k, otter.WriteOp
+	})
 }
 
 // mark is the state of L1 when a read elsewhere begins: what is heard after
@@ -182,13 +154,10 @@ type mark struct {
 
 func (c *l1) mark(key account.Key) mark {
 	m := mark{epoch: c.epoch.Load()}
-	s := c.shard(key)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if k := s.m[key]; k != nil {
+	if k := c.get(key); k != nil {
 		m.floor = k.floor
 	} else {
-		m.floor = s.evicted(key)
+		m.floor = c.floors.of(key)
 	}
 	return m
 }
@@ -198,11 +167,13 @@ func (c *l1) mark(key account.Key) mark {
 // then a floor above it that stood before the read is refuted, and offer
 // reports that.
 func (c *l1) offer(v *rotation.View, now time.Time, m mark, confirmed bool) (newest *rotation.View, refuted bool) {
+	v, body := encode(v)
 	c.update(v.Key, func(k *Known) {
 		if k.View == nil || v.Rev > k.View.Rev {
-			k.View, k.Busy = v, time.Time{}
+			k.Busy = time.Time{}
+			k.hold(v, body)
 		} else if v.Rev == k.View.Rev && !v.Gone {
-			k.View = v
+			k.hold(v, body)
 		}
 		if v.Rev >= k.View.Rev {
 			k.checked, k.epoch = now, m.epoch
@@ -210,19 +181,11 @@ func (c *l1) offer(v *rotation.View, now time.Time, m mark, confirmed bool) (new
 		if confirmed && k.floor > v.Rev && k.floor <= m.floor {
 			refuted = true
 			k.floor = 0
+			c.floors.forget(v.Key)
 		}
 		newest = k.View
 	})
 	return newest, refuted
-}
-
-func (c *l1) len() (n int) {
-	for i := range c.shards {
-		c.shards[i].mu.RLock()
-		n += len(c.shards[i].m)
-		c.shards[i].mu.RUnlock()
-	}
-	return n
 }
 
 // Known returns what this process knows of the account, or nil. It does not
@@ -250,21 +213,33 @@ func (l *Ledger) Learn(d *Document) *rotation.View {
 
 // Heard notes that a bump names a rev: nothing below it is served from here on.
 func (l *Ledger) Heard(key account.Key, rev account.Rev) {
-	l.l1.update(key, func(k *Known) {
-		news := k.View == nil || k.View.Rev < rev
-		if k.floor >= rev {
-			return
-		}
-		k.floor = rev // also where it is in hand: the entry may be evicted
-		if !news {
-			return
-		}
+	if l.l1.heard(key, rev) {
 		l.l1.bumps.Add(1)
-		k.Busy = time.Time{}
-		if k.View != nil && k.View.Missing() {
-			k.View = nil // "no such account" is history now
+	}
+}
+
+// heard raises the account's floor and reports whether that was news. It gives
+// no place to an account that nobody has asked for.
+func (c *l1) heard(key account.Key, rev account.Rev) (news bool) {
+	c.known.Compute(key, func(old *Known, found bool) (*Known, otter.ComputeOp) {
+		if !found {
+			news = c.floors.raise(key, rev)
+			return nil, otter.CancelOp
 		}
+		if old.floor >= rev {
+			return old, otter.CancelOp
+		}
+		k := old.clone()
+		k.floor = rev // also where it is in hand: the entry may be evicted
+		if news = k.View == nil || k.View.Rev < rev; news {
+			k.Busy = time.Time{}
+			if k.View != nil && k.View.Missing() {
+				k.hold(nil, nil) // "no such account" is history now
+			}
+		}
+		return k, otter.WriteOp
 	})
+	return news
 }
 
 // SetBusy notes that a refresh runs that ends the old token at once, until
@@ -292,4 +267,4 @@ func (l *Ledger) Resync() {
 func (l *Ledger) Bumps() int64 { return l.l1.bumps.Load() }
 
 // Len returns how many accounts are in L1.
-func (l *Ledger) Len() int { return l.l1.len() }
+func (l *Ledger) Len() int { return l.l1.known.EstimatedSize() }

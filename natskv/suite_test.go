@@ -103,7 +103,7 @@ func TestClusterWithoutOneServer(t *testing.T) {
 
 func runSuites(t *testing.T, conns []jetstream.JetStream) {
 	replicated := func(i int, c natskv.Config) natskv.Config {
-		c.JetStream, c.Replicas, c.LeaseTTL = conns[i%len(conns)], 3, 1500*time.Millisecond
+		c.JetStream, c.Replicas, c.LeaseTTL = conns[i%len(conns)], 3, 3*time.Second
 		return c
 	}
 	t.Run("Store", func(t *testing.T) {

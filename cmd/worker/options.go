@@ -50,7 +50,7 @@ func runOptions() []option {
 
 		{"store-url", "nats", "URL", groupStorage, "where accounts are kept: mongodb://host/database, or nats (a JetStream bucket)"},
 		{"cache-url", "nats", "URL", groupStorage, "shared cache and leases: redis://…, rediss://… (one server; a Cluster with addr=; Sentinels with master_name=), or nats (JetStream buckets)"},
-		{"l1-max-accounts", "200000", "N", groupStorage, "accounts that the worker's own cache holds, 1 or more; beyond that, one that is evicted is read again from the shared cache"},
+		{"l1-max-accounts", "200000", "N", groupStorage, "accounts that the worker's own cache holds, 1 or more; the least used make room for others, and are read from the shared cache again"},
 		{"data-dir", "./data", "DIR", groupStorage, "embedded NATS, keyset, journal spool; one worker per folder"},
 		{"keyset", "", "FILE", groupStorage, "the sealing keys of the fleet; made at the first start as <data-dir>/keyset.json with embedded NATS, required otherwise"},
 		{"providers", "", "FILE", groupStorage, "YAML file of provider definitions, added to or overriding the built-in ones"},
