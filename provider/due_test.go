@@ -160,7 +160,7 @@ func TestP6WhoWaitsForAnotherKeepsNoPlace(t *testing.T) {
 	go func() {
 		_, _ = p.Token(context.WithoutCancel(t.Context()), key("slow"), events.TokenRequest{RejectedVersion: 1})
 	}()
-	eventually(t, "its refresh is under way", func() bool { return f.doc("slow").Rotation != nil })
+	eventually(t, "its exchange is under way", func() bool { return f.endpoint.Stats().Requests == 1 })
 	f.clock.advance(time.Until(f.doc("slow").RefreshAt) + time.Second) // due, since nobody has ended it
 	run(t, q)
 	eventually(t, "another worker waits for it", func() bool { return q.Stats().Flights == 1 })
