@@ -81,6 +81,12 @@ func newAskers(b *testing.B, s *bus.Server, n int) askers {
 func (list askers) ask(b *testing.B, l load) result {
 	b.Helper()
 	runtime.GC() // what came before is not ours
+	return list.askOn(b, l)
+}
+
+// askOn is ask in the midst of a round: what is left to collect, all share.
+func (list askers) askOn(b *testing.B, l load) result {
+	b.Helper()
 	for i, a := range list {
 		part := l
 		part.requests = share(l.requests, len(list), i)
@@ -122,6 +128,36 @@ func (list askers) ask(b *testing.B, l load) result {
 		b.Fatalf("%d replies to %d requests", len(r.took), l.requests)
 	}
 	return r
+}
+
+// turns makes two loads into the sides of [figure.Compare]. They take turns in so
+// many parts of a round already, and each part begins with the other: what else
+// the machine does lasts longer than a part, so it meets both alike. A round of
+// both is made when its first side is asked for.
+func turns(parts int, ours, rival func() result) (mine, theirs func() result) {
+	sides := [2]func() result{ours, rival}
+	var made [2]*result
+	side := func(i int) func() result {
+		return func() result {
+			if made[i] == nil {
+				runtime.GC()
+				made = [2]*result{{}, {}}
+				for part := range parts {
+					made[part%2].add(sides[part%2]())
+					made[1-part%2].add(sides[1-part%2]())
+				}
+			}
+			r := made[i]
+			made[i] = nil
+			return *r
+		}
+	}
+	return side(0), side(1)
+}
+
+// add adds a load that was asked after r. What is said of the first reply stays.
+func (r *result) add(p result) {
+	r.all, r.cpu, r.took, r.replies = r.all+p.all, r.cpu+p.cpu, append(r.took, p.took...), append(r.replies, p.replies...)
 }
 
 // share is the part of n that one of so many has.

@@ -19,6 +19,7 @@ const (
 var rows = []row{
 	{benches, "HotLookup/64", "throughput", "look-ups from a worker's memory, 64 in flight", echo},
 	{benches, "HotLookup/64", "p99", "the same, p99 of the latency", echo},
+	{benches, "HotLookup/64", "cpu", "the same, processor time of a request with its server and asker", echo},
 	{benches, "HotLookup/256", "throughput", "look-ups from a worker's memory, 256 in flight", echo},
 	{benches, "HotLookup/256", "p99", "the same 256, p99 of the latency", echo},
 	{benches, "HotLookup/64/min_ttl", "throughput", "64 in flight with `min_ttl` in the request", echo},
@@ -29,6 +30,8 @@ var rows = []row{
 	{benches, "HotLookup/64/known_version", "p99", "64 that know the version, p99", echo},
 	{benches, "HotLookup/256/known_version", "throughput", "256 in flight that know the version (a short reply)", echo},
 	{benches, "HotLookup/256/known_version", "p99", "256 that know the version, p99", echo},
+	{benches, "Accounting", "throughput", "the same 64 where each request is accounted for twice", "once, as a worker does"},
+	{benches, "Accounting", "cpu", "accounted for twice, processor time of a request", "once, as a worker does"},
 	{benches, "Scaling/1", "", "look-ups from memory, one worker", echo},
 	{benches, "Scaling/2", "", "look-ups from memory, two workers", "two echoes"},
 	{benches, "Scaling/4", "", "look-ups from memory, four workers", "four echoes"},
