@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
 	"github.com/tokenbus/tokenbus/bus"
@@ -50,8 +51,9 @@ const (
 // accounts, 2,000 times a second, while a hostile client does its worst to the
 // only worker. p99 is the gateway's; the rival is the same gateway while the
 // same client does the same to a bare echo on the same server, so that the
-// machine and the server are as busy. The second column has another rival: the
-// gateway alone.
+// machine and the server are as busy; for unknown keys the echo reads what the
+// worker must read, or it would leave the machine alone. The second column has
+// another rival: the gateway alone.
 //
 // All gateway's requests must be answered with a token, from memory; all the
 // hostile client's with what they deserve. Memory is that of the live heap of
@@ -64,6 +66,7 @@ func BenchmarkHostile(b *testing.B) {
 		hostile(b, attack{
 			key:    "nobody-0",
 			answer: events.CodeNotFound,
+			reads:  true,
 			run: func(f *fleet, t target) int {
 				first := 1_000_000 + asked
 				asked += n
@@ -110,6 +113,7 @@ type attack struct {
 	body   []byte      // an example of what is asked
 	answer events.Code // what it is answered; "": a token
 	run    func(f *fleet, t target) (requests int)
+	reads  bool // the echo looks where the worker must look before it can answer
 	// What it may cost, in bytes of live heap: while it runs, besides left, and
 	// after it; both besides noise. nil, 0: nothing.
 	peak int
@@ -144,9 +148,11 @@ func hostile(b *testing.B, a attack) {
 	// Clients may ask for tokens alone, so the echo's has another role.
 	echo := target{connect(b, f.server, bus.RoleWorker), bus.RoleWorker, strings.Replace(root, ".request.", ".echo.", 1), a.key, a.answer, worker.length}
 	echoes := connect(b, f.server, bus.RoleWorker)
-	_, err = echoes.Subscribe(echo.prefix+"*", func(m *nats.Msg) {
-		_ = m.RespondMsg(&nats.Msg{Header: reply.Header, Data: reply.Data})
-	})
+	respond := func(m *nats.Msg) { _ = m.RespondMsg(&nats.Msg{Header: reply.Header, Data: reply.Data}) }
+	if a.reads {
+		respond = f.looks(echoes, respond)
+	}
+	_, err = echoes.Subscribe(echo.prefix+"*", respond)
 	check(b, err)
 	check(b, echoes.Flush())
 
@@ -196,6 +202,29 @@ func hostile(b *testing.B, a attack) {
 	b.ReportMetric(figure.Median(perSecond), "hostile/s")
 	b.ReportMetric(float64(most)/mib, "peak/MiB")
 	b.ReportMetric(float64(left)/mib, "left/MiB")
+}
+
+// looks is an echo that first makes a bare read of the shared cache and one of
+// the store, and answers when neither has the account.
+func (f *fleet) looks(nc *nats.Conn, respond func(m *nats.Msg)) func(m *nats.Msg) {
+	b := f.b
+	b.Helper()
+	js, err := jetstream.New(nc)
+	check(b, err)
+	cache, err := js.KeyValue(b.Context(), "TOKENBUS_CACHE")
+	check(b, err)
+	store, err := js.KeyValue(b.Context(), "TOKENBUS_ACCOUNTS")
+	check(b, err)
+	return func(m *nats.Msg) {
+		go func() {
+			key := m.Subject[strings.LastIndex(m.Subject, platform+"."):]
+			_, first := cache.Get(b.Context(), key)
+			_, second := store.Get(b.Context(), key)
+			if errors.Is(first, jetstream.ErrKeyNotFound) && errors.Is(second, jetstream.ErrKeyNotFound) {
+				respond(m)
+			}
+		}()
+	}
 }
 
 // right reports whether m is the answer that the hostile client deserves.

@@ -52,7 +52,7 @@ var rows = []row{
 	{"ledger", "L1Memory", "", "a worker's memory for an account that it caches, beside its token", "1 KiB"},
 	{"ledger", "L1Use", "hits", "requests that find their account in memory, places for a tenth of the accounts", "a plain LRU of that size"},
 	{"ledger", "L1Use", "found", "the same: look-ups in memory by all cores", "a plain LRU of that size"},
-	{benches, "Hostile/UnknownKeys", "p99", "a gateway's p99 while another asks for a million unknown keys, 64 in flight", "the other asks an echo"},
+	{benches, "Hostile/UnknownKeys", "p99", "a gateway's p99 while another asks for a million unknown keys, 64 in flight", "the other asks an echo that reads cache and store"},
 	{benches, "Hostile/UnknownKeys", "quiet", "the same, unknown keys", "no other"},
 	{benches, "Hostile/BigBodies", "p99", "a gateway's p99 while another sends wrong requests of 1 MiB, 4 in flight", "the other asks an echo"},
 	{benches, "Hostile/BigBodies", "quiet", "the same, 1 MiB", "no other"},
