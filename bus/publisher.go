@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -33,7 +34,24 @@ type Publisher struct {
 	cfg PublisherConfig
 	js  jetstream.JetStream
 	log *slog.Logger
+	// bumps are the last ones that this process has read or published: a refresh
+	// asks for one before it publishes the next.
+	bumps *otter.Cache[account.Key, seenBump]
 }
+
+// seenBump is the account's newest bump in the stream.
+type seenBump struct {
+	rev account.Rev // 0: there is none
+	seq uint64      // what the next one must name
+	at  time.Time   // when it was read or published
+}
+
+// Bounds on what is remembered of bumps. The stream refuses one that rests on
+// another than the newest, and then it is read again.
+const (
+	bumpsKept = 4096
+	bumpAge   = 10 * time.Second // less than it takes to restore a stream, whose sequences go back
+)
 
 var _ ledger.Publisher = (*Publisher)(nil)
 
@@ -51,6 +69,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 		return nil, fmt.Errorf("make publisher: %w", err)
 	}
 	p := &Publisher{cfg: cfg, js: js, log: cfg.Logger}
+	p.bumps = otter.Must(&otter.Options[account.Key, seenBump]{MaximumSize: bumpsKept, Executor: func(work func()) { work() }})
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -61,7 +80,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 // version within the stream's duplicate window is stored once.
 func (p *Publisher) Refreshed(ctx context.Context, e events.Refreshed) error {
 	msg := &nats.Msg{Subject: p.cfg.Subjects.Refreshed(e.Key), Header: e.Header(), Data: e.Encode()}
-	if err := p.publish(ctx, msg, events.StreamEvents, jetstream.WithMsgID(e.MsgID())); err != nil {
+	if _, err := p.publish(ctx, msg, events.StreamEvents, jetstream.WithMsgID(e.MsgID())); err != nil {
 		return fmt.Errorf("publish refreshed event of %s: %w", e.Key, err)
 	}
 	return nil
@@ -72,7 +91,7 @@ func (p *Publisher) Refreshed(ctx context.Context, e events.Refreshed) error {
 func (p *Publisher) Status(ctx context.Context, e events.Status) error {
 	header := nats.Header(e.Header(p.cfg.Source))
 	msg := &nats.Msg{Subject: p.cfg.Subjects.Status(e.Key), Header: header, Data: e.Encode()}
-	if err := p.publish(ctx, msg, events.StreamEvents, jetstream.WithMsgID(header["ce-id"][0])); err != nil {
+	if _, err := p.publish(ctx, msg, events.StreamEvents, jetstream.WithMsgID(header["ce-id"][0])); err != nil {
 		return fmt.Errorf("publish status event of %s: %w", e.Key, err)
 	}
 	return nil
@@ -81,33 +100,46 @@ func (p *Publisher) Status(ctx context.Context, e events.Status) error {
 // Bump implements [ledger.Publisher]. It is a compare-and-set on the last
 // bump of the account: what arrives late can't replace what is newer.
 func (p *Publisher) Bump(ctx context.Context, e events.Bump) error {
-	subject := p.cfg.Subjects.Bump(e.Key)
-	for {
-		last, seq, err := p.lastBump(ctx, e.Key)
-		switch {
-		case errors.Is(err, errUnreadable):
-			p.log.Warn("the stream's last bump can't be read and is replaced", "account", e.Key.String(), "sequence", seq)
-		case err != nil && !errors.Is(err, ledger.ErrNotFound):
-			return fmt.Errorf("publish bump of %s: %w", e.Key, err)
-		case err == nil && last.Rev >= e.Rev:
-			return nil
+	last, ok := p.bumps.GetIfPresent(e.Key)
+	ok = ok && last.rev < e.Rev && time.Since(last.at) < bumpAge
+	for ; ; ok = false {
+		if !ok {
+			b, seq, err := p.lastBump(ctx, e.Key)
+			switch {
+			case errors.Is(err, errUnreadable):
+				p.log.Warn("the stream's last bump can't be read and is replaced", "account", e.Key.String(), "sequence", seq)
+			case err != nil && !errors.Is(err, ledger.ErrNotFound):
+				return fmt.Errorf("publish bump of %s: %w", e.Key, err)
+			case err == nil && b.Rev >= e.Rev:
+				return nil
+			}
+			last.seq = seq
 		}
-		// No message id: the duplicate window would swallow a bump that is
-		// published again after it was purged.
-		msg := &nats.Msg{Subject: subject, Header: e.Header(p.cfg.Source), Data: e.Encode()}
-		err = p.publish(ctx, msg, events.StreamBumps, jetstream.WithExpectLastSequencePerSubject(seq))
+		err := p.bump(ctx, e, last.seq)
 		if err == nil {
 			return nil
 		}
 		if !streams.WrongSequence(err) {
 			return fmt.Errorf("publish bump of %s: %w", e.Key, err)
 		}
-		// Somebody else published; look again. Each round some rev has risen,
-		// so this ends.
+		// Somebody else published; look again. Each round some rev has risen, so
+		// this ends.
 		if ctx.Err() != nil {
 			return fmt.Errorf("publish bump of %s: %w", e.Key, ctx.Err())
 		}
 	}
+}
+
+// bump publishes e in the place of the bump with sequence after.
+func (p *Publisher) bump(ctx context.Context, e events.Bump, after uint64) error {
+	// No message id: the duplicate window would swallow a bump that is published
+	// again after it was purged.
+	msg := &nats.Msg{Subject: p.cfg.Subjects.Bump(e.Key), Header: e.Header(p.cfg.Source), Data: e.Encode()}
+	seq, err := p.publish(ctx, msg, events.StreamBumps, jetstream.WithExpectLastSequencePerSubject(after))
+	if err == nil {
+		p.bumps.Set(e.Key, seenBump{e.Rev, seq, time.Now()})
+	}
+	return err
 }
 
 // LastBump implements [ledger.Publisher]. It asks the stream's leader.
@@ -119,9 +151,12 @@ func (p *Publisher) LastBump(ctx context.Context, key account.Key) (events.Bump,
 	return b, nil
 }
 
-func (p *Publisher) publish(ctx context.Context, msg *nats.Msg, stream string, opt jetstream.PublishOpt) error {
-	_, err := p.js.PublishMsg(ctx, msg, opt, jetstream.WithExpectStream(stream))
-	return explain(stream, err)
+func (p *Publisher) publish(ctx context.Context, msg *nats.Msg, stream string, opt jetstream.PublishOpt) (sequence uint64, err error) {
+	ack, err := p.js.PublishMsg(ctx, msg, opt, jetstream.WithExpectStream(stream))
+	if err != nil {
+		return 0, explain(stream, err)
+	}
+	return ack.Sequence, nil
 }
 
 var errUnreadable = errors.New("it can't be read")
@@ -156,6 +191,7 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 	}
 	if e := answer.Error; e != nil {
 		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			p.bumps.Set(key, seenBump{at: time.Now()})
 			return events.Bump{}, 0, ledger.ErrNotFound
 		}
 		return events.Bump{}, 0, explain(events.StreamBumps, e)
@@ -167,5 +203,6 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 	if b.Key != key {
 		return events.Bump{}, answer.Message.Seq, fmt.Errorf("%w: it is of %s", errUnreadable, b.Key)
 	}
+	p.bumps.Set(key, seenBump{b.Rev, answer.Message.Seq, time.Now()})
 	return b, answer.Message.Seq, nil
 }

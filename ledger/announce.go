@@ -64,7 +64,7 @@ func (l *Ledger) announceOnce(ctx context.Context, d *Document) error {
 		return err
 	}
 	failpoint.At("bumped")
-	_, err := l.Write(ctx, d, account.Guard{Rev: d.Rev}, account.Change{Fields: account.FieldAnnounce, At: d.UpdatedAt})
+	_, err := l.write(ctx, d, account.Guard{Rev: d.Rev}, account.Change{Fields: account.FieldAnnounce, At: d.UpdatedAt})
 	if errors.Is(err, ErrConflict) {
 		return nil // there is a newer rev, with an announcement of its own
 	}

@@ -63,18 +63,22 @@ func (l *Ledger) ReadOpened(ctx context.Context, key account.Key) (Document, err
 // Write is a compare-and-set on the document that was read, and returns the
 // document as it is afterwards. Errors are the store's.
 func (l *Ledger) Write(ctx context.Context, d *Document, g account.Guard, c account.Change) (Document, error) {
-	if c.At.IsZero() {
-		c.At = l.Now()
-	}
-	var doc account.Account
-	err := Bounded(ctx, func(ctx context.Context) (err error) {
-		doc, err = l.cfg.Store.Update(ctx, d.Key, g, c)
-		return err
-	})
+	doc, err := l.write(ctx, d, g, c)
 	if err != nil {
 		return Document{}, err
 	}
 	return l.opened(Document{Account: doc, mark: d.mark}), nil
+}
+
+func (l *Ledger) write(ctx context.Context, d *Document, g account.Guard, c account.Change) (doc account.Account, err error) {
+	if c.At.IsZero() {
+		c.At = l.Now()
+	}
+	err = Bounded(ctx, func(ctx context.Context) (err error) {
+		doc, err = l.cfg.Store.Update(ctx, d.Key, g, c)
+		return err
+	})
+	return doc, err
 }
 
 // Create writes the first document of an account, above everything that peers

@@ -10,13 +10,13 @@ import (
 	"github.com/tokenbus/tokenbus/rotation"
 )
 
-// ObserveRefreshed handles a refreshed event. One of this fleet's own is
-// announced already; one from outside says that another program changed the
+// ObserveRefreshed handles a refreshed event. One of this worker's own is being
+// announced, one of another's may be announced already; one from outside says that another program changed the
 // account in the store: it is read, cached and broadcast. nil means done; an
 // error means that the event should be delivered again later. Repeated and
 // old events change nothing.
 func (l *Ledger) ObserveRefreshed(ctx context.Context, e events.Refreshed) error {
-	if l.announced(ctx, e.Key, e.Version) {
+	if e.By == l.cfg.WorkerID || l.announced(ctx, e.Key, e.Version) {
 		return nil
 	}
 	d, err := l.ReadOpened(ctx, e.Key)

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/tokenbus/tokenbus/streams"
 )
 
@@ -26,6 +28,7 @@ type bucket struct {
 	api      string // of JetStream's own requests, ends in a dot
 	timeout  time.Duration
 	log      *slog.Logger
+	seen     *otter.Cache[string, message] // nil: nothing is remembered
 }
 
 // message is the newest message of a key.
@@ -35,6 +38,34 @@ type message struct {
 	seq uint64
 	// live is false for a key that was never written, or was deleted.
 	live bool
+	at   time.Time // when it was read or written
+}
+
+// What was read or written is remembered for a moment, of so many keys: most
+// writes follow a read or another write of the same worker. JetStream refuses
+// one that rests on what is not the newest any more, so that nothing is lost by
+// it but an attempt.
+const (
+	seenKeys = 1024
+	seenAge  = 10 * time.Second // less than it takes to restore a stream, whose sequences go back
+)
+
+func newSeen() *otter.Cache[string, message] {
+	return otter.Must(&otter.Options[string, message]{MaximumSize: seenKeys, Executor: func(work func()) { work() }})
+}
+
+// lately returns the newest message of the key as this process has seen it.
+// That it is the newest still is for a write to show.
+func (b *bucket) lately(key string) (message, bool) {
+	m, ok := b.seen.GetIfPresent(key)
+	return m, ok && time.Since(m.at) < seenAge
+}
+
+func (b *bucket) saw(key string, m message) message {
+	if m.at = time.Now(); b.seen != nil {
+		b.seen.Set(key, m)
+	}
+	return m
 }
 
 // errRaced: another write came first. Nothing was written, for certain.
@@ -72,7 +103,7 @@ func (b *bucket) read(ctx context.Context, key string) (message, error) {
 	}
 	switch {
 	case r.Error != nil && r.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return message{}, nil
+		return b.saw(key, message{}), nil
 	case r.Error != nil:
 		return message{}, r.Error
 	case r.Message == nil:
@@ -86,7 +117,7 @@ func (b *bucket) read(ctx context.Context, key string) (message, error) {
 		}
 		m.live = !deleted(header)
 	}
-	return m, nil
+	return b.saw(key, m), nil
 }
 
 // write replaces the message with sequence after (0: there must be none) and
@@ -104,12 +135,16 @@ func (b *bucket) write(ctx context.Context, key string, header nats.Header, data
 		opts = append(opts, jetstream.WithMsgTTL(ttl.Truncate(time.Second)+time.Second))
 	}
 	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.publish + key, Header: header, Data: data}, opts...)
+	if err != nil && b.seen != nil {
+		b.seen.Invalidate(key)
+	}
 	if streams.WrongSequence(err) {
 		return 0, errRaced
 	}
 	if err != nil {
 		return 0, err
 	}
+	b.saw(key, message{data: data, seq: ack.Sequence, live: true})
 	return ack.Sequence, nil
 }
 

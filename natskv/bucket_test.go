@@ -3,6 +3,7 @@ package natskv_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,7 +120,7 @@ func TestDecisionsAskTheLeader(t *testing.T) {
 		_, err = cache.Put(ctx, key, ledger.Entry{Rev: rev})
 		must(t, err)
 	}
-	const reads = 7 // Get, Update, Records, Read, Acquire, two Puts
+	const reads = 5 // Get, Records, Read, Acquire, the first Put; Update and the second Put rest on what came before
 	eventually(t, "all reads have been counted", func() bool { return leader.Load() >= reads })
 	if direct.Load() != 0 {
 		t.Errorf("%d direct reads, want none", direct.Load())
@@ -127,6 +128,62 @@ func TestDecisionsAskTheLeader(t *testing.T) {
 	_, err = cache.Get(ctx, key)
 	must(t, err)
 	eventually(t, "the look-up in the cache is a direct read", func() bool { return direct.Load() == 1 })
+}
+
+// TestWritesRestOnWhatWasSeen: an update by who has just seen the document reads
+// nothing, and loses nothing of what others wrote in between.
+func TestWritesRestOnWhatWasSeen(t *testing.T) {
+	js := single(t)
+	c, ctx, key := config(js), t.Context(), mustKey("openai.a")
+	s, other, cache, otherCache := newStore(t, c), newStore(t, c), newCache(t, c), newCache(t, c)
+	var reads atomic.Int64
+	_, err := js.Conn().Subscribe("$JS.API.STREAM.MSG.GET.>", func(*nats.Msg) { reads.Add(1) })
+	must(t, err)
+	must(t, js.Conn().Flush())
+	label := func(s *natskv.Store, rev account.Rev, label string) (account.Account, error) {
+		return s.Update(ctx, key, account.Guard{Rev: rev}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: label}})
+	}
+	must(t, s.Create(ctx, storetest.Minimal(key)))
+	for i := range 3 {
+		_, err = label(s, 1, fmt.Sprint("mine ", i))
+		must(t, err)
+	}
+	must(t, js.Conn().Flush())
+	if n := reads.Load(); n != 0 {
+		t.Errorf("%d reads before writes of a document that this process wrote last", n)
+	}
+	// Another worker writes: what was seen is not the newest any more.
+	_, err = other.Update(ctx, key, account.Guard{Rev: 1}, account.Change{Fields: account.FieldFailure, To: account.Account{Failures: 7}})
+	must(t, err)
+	a, err := label(s, 1, "mine")
+	if err != nil || a.Failures != 7 || a.Label != "mine" {
+		t.Errorf("after another's write: %d failures, label %q, %v", a.Failures, a.Label, err)
+	}
+	_, err = other.Update(ctx, key, account.Guard{Rev: 1}, account.Change{BumpRev: true})
+	must(t, err)
+	if _, err = label(s, 1, "late"); !errors.Is(err, ledger.ErrConflict) {
+		t.Errorf("the guard of what was seen holds, the document's doesn't: %v", err)
+	}
+	_, err = other.Update(ctx, key, account.Guard{Rev: 2}, account.Change{BumpRev: true})
+	must(t, err)
+	if _, err = label(s, 3, "newer than seen"); err != nil {
+		t.Errorf("the document's guard holds, that of what was seen doesn't: %v", err)
+	}
+	// The shared cache: an older entry never replaces a newer one.
+	for _, rev := range []account.Rev{1, 2} {
+		if ok, err := cache.Put(ctx, key, ledger.Entry{Rev: rev, Value: []byte("v")}); !ok || err != nil {
+			t.Errorf("put rev %d: %v, %v", rev, ok, err)
+		}
+	}
+	if ok, err := otherCache.Put(ctx, key, ledger.Entry{Rev: 9, Value: []byte("v9")}); !ok || err != nil {
+		t.Errorf("put rev 9: %v, %v", ok, err)
+	}
+	if ok, err := cache.Put(ctx, key, ledger.Entry{Rev: 5, Value: []byte("v5")}); ok || err != nil {
+		t.Errorf("rev 5 is put over rev 9: %v, %v", ok, err)
+	}
+	if e, err := cache.Get(ctx, key); err != nil || e.Rev != 9 {
+		t.Errorf("the entry has rev %d, %v", e.Rev, err)
+	}
 }
 
 // TestDeletedByOtherMeans: what an operator deletes or purges with other tools

@@ -38,6 +38,7 @@ func NewCache(ctx context.Context, c Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.seen = newSeen()
 	return &Cache{b}, nil
 }
 
@@ -57,12 +58,16 @@ func (c *Cache) get(ctx context.Context, key string) (ledger.Entry, error) {
 		return ledger.Entry{}, err
 	}
 	m, err := c.bucket.stream.GetLastMsgForSubject(ctx, c.bucket.subjects+key)
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && deleted(m.Header) {
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		c.bucket.saw(key, message{})
+		return ledger.Entry{}, ledger.ErrNotFound
+	case err != nil:
+		return ledger.Entry{}, err
+	case deleted(m.Header):
 		return ledger.Entry{}, ledger.ErrNotFound
 	}
-	if err != nil {
-		return ledger.Entry{}, err
-	}
+	c.bucket.saw(key, message{data: m.Data, seq: m.Sequence, live: true})
 	return decodeEntry(m.Data)
 }
 
@@ -70,25 +75,36 @@ func (c *Cache) get(ctx context.Context, key string) (ledger.Entry, error) {
 func (c *Cache) Put(ctx context.Context, key account.Key, e ledger.Entry) (bool, error) {
 	ctx, cancel := c.bucket.bound(ctx)
 	defer cancel()
+	name := key.String()
+	if m, ok := c.bucket.lately(name); ok {
+		ok, err := c.put(ctx, name, e, m)
+		if ok {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, errRaced) {
+			return false, c.bucket.failed("put", name, err)
+		}
+	}
 	for attempt := 0; ; attempt++ {
-		ok, err := c.put(ctx, key.String(), e)
+		m, err := c.bucket.read(ctx, name)
+		ok := false
+		if err == nil {
+			ok, err = c.put(ctx, name, e, m)
+		}
 		if errors.Is(err, errRaced) { // by a write that may have a lower rev
 			if err = pause(ctx, attempt); err == nil {
 				continue
 			}
 		}
 		if err != nil {
-			return false, c.bucket.failed("put", key.String(), err)
+			return false, c.bucket.failed("put", name, err)
 		}
 		return ok, nil
 	}
 }
 
-func (c *Cache) put(ctx context.Context, key string, e ledger.Entry) (bool, error) {
-	m, err := c.bucket.read(ctx, key)
-	if err != nil {
-		return false, err
-	}
+// put writes e in the place of m, unless that is as new.
+func (c *Cache) put(ctx context.Context, key string, e ledger.Entry, m message) (bool, error) {
 	if m.live {
 		rev, err := decodeRev(m.data)
 		if err != nil {
@@ -101,7 +117,7 @@ func (c *Cache) put(ctx context.Context, key string, e ledger.Entry) (bool, erro
 	if ttl > maxTTL {
 		ttl = 0
 	}
-	_, err = c.bucket.write(ctx, key, nil, encodeEntry(e), m.seq, ttl)
+	_, err := c.bucket.write(ctx, key, nil, encodeEntry(e), m.seq, ttl)
 	return err == nil, err
 }
 

@@ -42,6 +42,7 @@ func NewStore(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.seen = newSeen()
 	s := &Store{bucket: b, index: newWatchedIndex()}
 	watching, stop := context.WithCancel(context.Background())
 	s.stop = stop
@@ -109,26 +110,46 @@ func (s *Store) Create(ctx context.Context, a account.Account) error {
 
 // Update implements [ledger.Store]: it reads at the leader, checks the guard
 // and writes with the sequence that it has read, again if another write came
-// in between.
+// in between. Where this process has seen the document a moment ago it writes
+// without a read; only that it has written is believed then.
 func (s *Store) Update(ctx context.Context, key account.Key, guard account.Guard, change account.Change) (account.Account, error) {
 	ctx, cancel := s.bucket.bound(ctx)
 	defer cancel()
+	name := key.String()
+	if m, ok := s.bucket.lately(name); ok {
+		a, err := s.change(ctx, name, m, guard, change)
+		if err == nil {
+			return a, nil
+		}
+		if !notWritten(err) {
+			return account.Account{}, s.bucket.failed("update account", name, err)
+		}
+	}
 	for attempt := 0; ; attempt++ {
-		a, err := s.update(ctx, key.String(), guard, change)
+		m, err := s.bucket.read(ctx, name)
+		var a account.Account
+		if err == nil {
+			a, err = s.change(ctx, name, m, guard, change)
+		}
 		if errors.Is(err, errRaced) {
 			if err = pause(ctx, attempt); err == nil {
 				continue
 			}
 		}
 		if err != nil {
-			return account.Account{}, s.bucket.failed("update account", key.String(), err)
+			return account.Account{}, s.bucket.failed("update account", name, err)
 		}
 		return a, nil
 	}
 }
 
-func (s *Store) update(ctx context.Context, key string, guard account.Guard, change account.Change) (account.Account, error) {
-	a, seq, err := s.get(ctx, key)
+// change writes the document that m holds with the change in it, if the guard
+// holds.
+func (s *Store) change(ctx context.Context, key string, m message, guard account.Guard, change account.Change) (account.Account, error) {
+	if !m.live {
+		return account.Account{}, ledger.ErrNotFound
+	}
+	a, err := decodeAccount(key, m.data)
 	if err != nil {
 		return account.Account{}, err
 	}
@@ -139,7 +160,17 @@ func (s *Store) update(ctx context.Context, key string, guard account.Guard, cha
 		return account.Account{}, fmt.Errorf("%w: it has schema version %d, this program knows %d and would lose fields", ledger.ErrDamaged, a.SchemaVersion, account.SchemaVersion)
 	}
 	change.Apply(&a)
-	return a, s.put(ctx, a, seq)
+	return a, s.put(ctx, a, m.seq)
+}
+
+// notWritten reports whether err says that nothing was written, for certain.
+func notWritten(err error) bool {
+	for _, certain := range []error{errRaced, ledger.ErrNotFound, ledger.ErrConflict, ledger.ErrDamaged} {
+		if errors.Is(err, certain) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) put(ctx context.Context, a account.Account, after uint64) error {
