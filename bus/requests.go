@@ -31,11 +31,14 @@ const (
 )
 
 func (s seen) decode(body []byte) (events.TokenRequest, error) {
+	if len(body) > maxSeenBody {
+		return events.DecodeTokenRequest(body)
+	}
 	if req, ok := s[string(body)]; ok {
 		return req, nil
 	}
 	req, err := events.DecodeTokenRequest(body)
-	if err == nil && len(body) <= maxSeenBody {
+	if err == nil {
 		if len(s) >= maxSeen {
 			clear(s)
 		}

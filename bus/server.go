@@ -36,6 +36,12 @@ const (
 	// intervals: a peer that vanished gets no requests 10 s later.
 	pingInterval = 5 * time.Second
 	pingsOut     = 2
+	// A connection that takes nothing is cut after a second or two (10 s is the
+	// server's own), with this much kept for it meanwhile. Nearer to that the
+	// server slows down whoever sends to it: a worker, with the replies to all
+	// others. One that takes little is not cut.
+	writeDeadline = time.Second
+	maxPending    = 256 << 20
 )
 
 // ServerConfig configures the embedded server.
@@ -112,6 +118,9 @@ func (c ServerConfig) options() (*server.Options, error) {
 		SyncInterval:           c.SyncInterval,
 		PingInterval:           pingInterval,
 		MaxPingsOut:            pingsOut,
+		WriteDeadline:          writeDeadline,
+		WriteTimeout:           server.WriteTimeoutPolicyRetry,
+		MaxPending:             maxPending,
 		NoSigs:                 true,
 		DisableJetStreamBanner: true,
 	}

@@ -85,7 +85,8 @@ func TestDecodeTokenRequestNamesTheField(t *testing.T) {
 		"timeout as number":     {`{"timeout":10}`, `timeout: want a duration such as "30s"`},
 		"timeout is words":      {`{"min_ttl":"30s","timeout":"soon"}`, `timeout: want a duration such as "30s"`},
 		"timeout as list":       {`{"timeout":[]}`, `timeout: want a duration such as "30s"`},
-		"deep, and cut":         {strings.Repeat(`{"a":`, 20000), "body: not JSON at byte"},
+		"deep, and cut":         {strings.Repeat(`{"a":`, 800), "body: not JSON at byte"},
+		"too long":              {`{"SECRET":"` + strings.Repeat("a", 4096) + `"}`, "body: 4109 bytes, at most 4096 are taken"},
 		"the first one wins":    {`{"timeout":1,"min_ttl":1}`, `timeout: want`},
 		"wrong after something": {`{"min_version":5,"known_version":"x"}`, "known_version: want"},
 	} {

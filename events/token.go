@@ -33,12 +33,18 @@ type tokenRequestJSON struct {
 	Timeout         Duration        `json:"timeout,omitempty"`
 }
 
+// MaxTokenRequest is the longest body of a token request, in bytes.
+const MaxTokenRequest = 4096
+
 // DecodeTokenRequest reads a request's body. An error is an [*Error] with
 // [CodeBadRequest] that names the field. A timeout above [MaxTimeout] counts
 // as MaxTimeout.
 func DecodeTokenRequest(body []byte) (TokenRequest, error) {
-	if len(body) == 0 {
+	switch n := len(body); {
+	case n == 0:
 		return TokenRequest{Timeout: DefaultTimeout}, nil
+	case n > MaxTokenRequest: // all others would wait until it is read
+		return TokenRequest{}, BadRequest(fmt.Sprintf("body: %d bytes, at most %d are taken", n, MaxTokenRequest))
 	}
 	var j tokenRequestJSON
 	if err := decode(body, &j); err != nil {

@@ -231,6 +231,9 @@ func keys(b *testing.B, from, n int) []account.Key {
 func (f *fleet) logins(keys []account.Key) {
 	f.b.Helper()
 	w := f.worker()
+	var sweeping sync.WaitGroup // for announcements that a busy machine left open
+	ctx, cancel := context.WithCancel(f.b.Context())
+	sweeping.Go(func() { _ = w.Run(ctx) })
 	for part := range slices.Chunk(keys, 64) { // more at once outlast the cache's patience
 		var g errgroup.Group
 		for _, key := range part {
@@ -241,6 +244,8 @@ func (f *fleet) logins(keys []account.Key) {
 		check(f.b, g.Wait())
 		w.announced()
 	}
+	cancel()
+	sweeping.Wait()
 	w.stop()
 }
 
