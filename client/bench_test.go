@@ -2,7 +2,9 @@ package client_test
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/client"
 	"github.com/tokenbus/tokenbus/client/clienttest"
+	"github.com/tokenbus/tokenbus/internal/figure"
 )
 
 // A look-up that memory answers, against the least that one could do, and
@@ -72,6 +75,43 @@ func BenchmarkL1Hit(b *testing.B) {
 	c, keys := benchClient(b)
 	ctx := b.Context()
 	inTurn(b, func(i int) bool { t, err := c.Token(ctx, keys[i]); return err == nil && t.Version == 1 })
+}
+
+// BenchmarkHit is L1Hit against a bare sync.Map, in turns, by all processors.
+func BenchmarkHit(b *testing.B) {
+	c, keys := benchClient(b)
+	var m sync.Map
+	for _, key := range keys {
+		m.Store(key, new(client.Token))
+	}
+	ctx, rounds := b.Context(), figure.Size(10, 3000)
+	measure := func(look func(key account.Key) bool) func() []float64 {
+		return func() []float64 {
+			var lost atomic.Bool
+			var wg sync.WaitGroup
+			workers, began := runtime.GOMAXPROCS(0), time.Now()
+			for range workers {
+				wg.Go(func() {
+					for range rounds {
+						for _, key := range keys {
+							if !look(key) {
+								lost.Store(true)
+							}
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if lost.Load() {
+				b.Fatal("an account is not in memory")
+			}
+			return []float64{float64(time.Since(began).Nanoseconds()) / float64(rounds*len(keys))}
+		}
+	}
+	figure.Compare(b,
+		measure(func(key account.Key) bool { t, err := c.Token(ctx, key); return err == nil && t.Version == 1 }),
+		measure(func(key account.Key) bool { _, ok := m.Load(key); return ok }),
+		figure.Column{Unit: "ns", AtMost: 2.5})
 }
 
 func BenchmarkTokenSource(b *testing.B) {

@@ -49,6 +49,7 @@ var rows = []row{
 	{benches, "Storm/exchange=100ms", "last", "the exchange takes 100 ms: last reply", "a bare exchange, a bare write, twice 10,000 echoes"},
 	{benches, "Refresh", "", "refreshes by one worker, an endpoint that answers at once", "their eight writes alone"},
 	{benches, "DuePass", "", "2,000 due accounts, an endpoint of 300 ms, 64 at once", "what that takes by arithmetic"},
+	{"client", "Hit", "", "`Token` of the client library from memory, by all cores", "a bare `sync.Map`"},
 	{"ledger", "L1Memory", "", "a worker's memory for an account that it caches, beside its token", "1 KiB"},
 	{"ledger", "L1Use", "hits", "requests that find their account in memory, places for a tenth of the accounts", "a plain LRU of that size"},
 	{"ledger", "L1Use", "found", "the same: look-ups in memory by all cores", "a plain LRU of that size"},
