@@ -81,8 +81,11 @@ func (d *Desk) Token(ctx context.Context, key account.Key, req events.TokenReque
 	if req.Timeout == 0 {
 		req.Timeout = events.DefaultTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, req.Timeout)
-	defer cancel()
+	if end, ok := ctx.Deadline(); !ok || time.Until(end) > req.Timeout { // else the bus has set it
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, req.Timeout)
+		defer cancel()
+	}
 	reply, err := d.token(ctx, key, req)
 	if err != nil {
 		e := WireError(ctx, key, err)
