@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/internal/rig"
 	"github.com/tokenbus/tokenbus/lease"
 	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/mongostore"
@@ -39,7 +41,8 @@ const tokenSize = 1200
 // fleet is what workers share.
 type fleet struct {
 	b        *testing.B
-	server   *bus.Server
+	server   *bus.Server      // nil where there is a cluster
+	cluster  *rig.NATSCluster // nil where there is one server
 	subjects events.Subjects
 	sealer   *seal.Sealer
 	endpoint *oauthtest.Server
@@ -50,14 +53,20 @@ type fleet struct {
 
 type fleetConfig struct {
 	mongo, redis string        // URLs; "": JetStream
-	durable      bool          // the server syncs each write, as it does by default
+	servers      int           // of NATS, each with a replica of everything; 0: the embedded one alone
+	durable      bool          // servers sync each write, as the embedded one does by default
 	exchange     time.Duration // how long the token endpoint takes
 	concurrent   int           // exchanges at once; 0: 32
 }
 
 func newFleet(b *testing.B, cfg fleetConfig) *fleet {
 	b.Helper()
-	f := &fleet{b: b, server: startServer(b, cfg.durable), subjects: subjects(b), cfg: cfg}
+	f := &fleet{b: b, subjects: subjects(b), cfg: cfg}
+	if cfg.servers > 0 {
+		f.cluster = rig.NewNATSCluster(b, cfg.servers, func(_ int, o *server.Options) { o.SyncAlways = cfg.durable })
+	} else {
+		f.server = startServer(b, cfg.durable)
+	}
 	var err error
 	f.sealer, err = seal.New()
 	check(b, err)
@@ -101,6 +110,19 @@ func connect(b *testing.B, s *bus.Server, role bus.Role) *nats.Conn {
 	return nc
 }
 
+// connect returns a connection of its own to the fleet's server, or to the last
+// of a cluster, in the role of a worker.
+func (f *fleet) connect() *nats.Conn {
+	f.b.Helper()
+	if f.cluster == nil {
+		return connect(f.b, f.server, bus.RoleWorker)
+	}
+	nc, err := bus.Connect(bus.Config{URLs: []string{f.cluster.Server(f.cluster.Size() - 1).ClientURL()}})
+	check(f.b, err)
+	f.b.Cleanup(nc.Close)
+	return nc
+}
+
 // worker is a worker as cmd/worker puts it together, but that it does not look
 // for due accounts by itself.
 type worker struct {
@@ -121,7 +143,7 @@ func (f *fleet) worker() *worker {
 	f.workers++
 	id := fmt.Sprint("w", f.workers)
 	ctx := b.Context()
-	w := &worker{b: b, conn: connect(b, f.server, bus.RoleWorker)}
+	w := &worker{b: b, conn: f.connect()}
 	b.Cleanup(w.stop)
 	var err error
 	w.js, err = jetstream.New(w.conn)
