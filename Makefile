@@ -103,4 +103,4 @@ demo: ## watch the whole thing work
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin coverage.out coverage.html
+	rm -rf bin profiles coverage.out coverage.html
