@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -160,9 +161,7 @@ func (f *fleet) bareStream(js jetstream.JetStream, name, subject string) bareStr
 
 func (s bareStream) write(ctx context.Context, key string) error {
 	m := &nats.Msg{Subject: s.subject + key, Header: nats.Header{}, Data: s.like.Data}
-	for name, values := range s.like.Header {
-		m.Header[name] = values
-	}
+	maps.Copy(m.Header, s.like.Header)
 	if m.Header.Get(jetstream.MsgIDHeader) != "" { // or it is the same event
 		m.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("%s-%08d", key, s.n.Add(1)))
 	}
