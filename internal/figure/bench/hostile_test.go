@@ -39,9 +39,9 @@ const (
 	// noise is what a server, a store's index and the figures of a round may
 	// differ by from one look at the heap to the next, in bytes.
 	noise = 16 * mib
-	// serverKeeps is how much the server keeps for a connection that does not
-	// read: its default, in bytes.
-	serverKeeps = 64 * mib
+	// serverKeeps is how much the embedded server keeps for a connection that does
+	// not read, in bytes.
+	serverKeeps = 256 * mib
 	// workerKeeps is what the NATS library keeps of requests that the worker has
 	// not come to: its default of so many, with subject and reply subject.
 	workerKeeps = nats.DefaultSubPendingMsgsLimit * 256
