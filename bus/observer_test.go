@@ -133,10 +133,12 @@ func waitAcked(t testing.TB, r rigged, n uint64) {
 	deadline := time.Now().Add(patience)
 	for {
 		c, err := js.Consumer(t.Context(), events.StreamEvents, "tokenbus-workers")
-		check(t, err)
-		i := c.CachedInfo()
-		if i.AckFloor.Stream == n && i.NumAckPending == 0 && i.NumPending == 0 {
-			return
+		var i *jetstream.ConsumerInfo
+		if !errors.Is(err, jetstream.ErrConsumerNotFound) { // the worker is about to make it
+			check(t, err)
+			if i = c.CachedInfo(); i.AckFloor.Stream == n && i.NumAckPending == 0 && i.NumPending == 0 {
+				return
+			}
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("consumer is at %+v", i)
