@@ -143,6 +143,9 @@ func TestImportIsCut(t *testing.T) {
 	const n = 500
 	ctx, cut := context.WithCancel(t.Context())
 	defer cut()
+	over := make(chan struct{}) // what is answered before that may be told as done
+	answer := sync.OnceFunc(func() { close(over) })
+	defer answer()
 	f.before = func(verb, id string) error {
 		switch {
 		case verb != events.VerbPut, id == "a000":
@@ -150,13 +153,14 @@ func TestImportIsCut(t *testing.T) {
 		case id == "a005":
 			cut()
 		}
-		<-ctx.Done()
+		<-over
 		return nil
 	}
 	code, stdout, stderr := importing(ctx, newApp(nil, nil), append(args, "--output", "json", loginsFile(t, n))...)
 	if code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
+	answer()
 	all := results(t, stdout)
 	if len(all) != n || strings.Count(stderr, "\n") != n-1 {
 		t.Fatalf("%d results and %d errors", len(all), strings.Count(stderr, "\n"))
