@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/maypok86/otter/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -36,22 +35,17 @@ type Publisher struct {
 	log *slog.Logger
 	// bumps are the last ones that this process has read or published: a refresh
 	// asks for one before it publishes the next.
-	bumps *otter.Cache[account.Key, seenBump]
+	bumps *streams.Recent[account.Key, seenBump]
 }
 
 // seenBump is the account's newest bump in the stream.
 type seenBump struct {
 	rev account.Rev // 0: there is none
 	seq uint64      // what the next one must name
-	at  time.Time   // when it was read or published
 }
 
-// Bounds on what is remembered of bumps. The stream refuses one that rests on
-// another than the newest, and then it is read again.
-const (
-	bumpsKept = 4096
-	bumpAge   = 10 * time.Second // less than it takes to restore a stream, whose sequences go back
-)
+// bumpsKept is of how many accounts the last bump is remembered.
+const bumpsKept = 4096
 
 var _ ledger.Publisher = (*Publisher)(nil)
 
@@ -68,8 +62,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make publisher: %w", err)
 	}
-	p := &Publisher{cfg: cfg, js: js, log: cfg.Logger}
-	p.bumps = otter.Must(&otter.Options[account.Key, seenBump]{MaximumSize: bumpsKept, Executor: func(work func()) { work() }})
+	p := &Publisher{cfg: cfg, js: js, log: cfg.Logger, bumps: streams.NewRecent[account.Key, seenBump](bumpsKept)}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,10 +93,9 @@ func (p *Publisher) Status(ctx context.Context, e events.Status) error {
 // Bump implements [ledger.Publisher]. It is a compare-and-set on the last
 // bump of the account: what arrives late can't replace what is newer.
 func (p *Publisher) Bump(ctx context.Context, e events.Bump) error {
-	last, ok := p.bumps.GetIfPresent(e.Key)
-	ok = ok && last.rev < e.Rev && time.Since(last.at) < bumpAge
-	for ; ; ok = false {
-		if !ok {
+	last, ok := p.bumps.Get(e.Key)
+	for rest := ok && last.rev < e.Rev; ; rest = false {
+		if !rest {
 			b, seq, err := p.lastBump(ctx, e.Key)
 			switch {
 			case errors.Is(err, errUnreadable):
@@ -137,7 +129,7 @@ func (p *Publisher) bump(ctx context.Context, e events.Bump, after uint64) error
 	msg := &nats.Msg{Subject: p.cfg.Subjects.Bump(e.Key), Header: e.Header(p.cfg.Source), Data: e.Encode()}
 	seq, err := p.publish(ctx, msg, events.StreamBumps, jetstream.WithExpectLastSequencePerSubject(after))
 	if err == nil {
-		p.bumps.Set(e.Key, seenBump{e.Rev, seq, time.Now()})
+		p.bumps.Saw(e.Key, seenBump{e.Rev, seq})
 	}
 	return err
 }
@@ -191,7 +183,7 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 	}
 	if e := answer.Error; e != nil {
 		if e.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			p.bumps.Set(key, seenBump{at: time.Now()})
+			p.bumps.Saw(key, seenBump{})
 			return events.Bump{}, 0, ledger.ErrNotFound
 		}
 		return events.Bump{}, 0, explain(events.StreamBumps, e)
@@ -203,6 +195,6 @@ func (p *Publisher) lastBump(ctx context.Context, key account.Key) (events.Bump,
 	if b.Key != key {
 		return events.Bump{}, answer.Message.Seq, fmt.Errorf("%w: it is of %s", errUnreadable, b.Key)
 	}
-	p.bumps.Set(key, seenBump{b.Rev, answer.Message.Seq, time.Now()})
+	p.bumps.Saw(key, seenBump{b.Rev, answer.Message.Seq})
 	return b, answer.Message.Seq, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,35 @@ func TestP3LateBumpReplacesNothing(t *testing.T) {
 	}
 	if len(heard) > 0 {
 		t.Error("a bump that says nothing new was broadcast")
+	}
+}
+
+// A bump rests on the last one that this process has seen, and reads it where
+// another has published meanwhile: a late one replaces nothing then either.
+func TestP3BumpRestsOnTheLastOneSeen(t *testing.T) {
+	server := startServer(t, func(c *bus.ServerConfig) { c.Auth = bus.AuthNone })
+	nc := as(t, server, bus.RoleWorker, func(c *bus.Config) { c.NKey = "" })
+	streams(t, nc)
+	var reads atomic.Int64
+	_, err := nc.Subscribe("$JS.API.STREAM.MSG.GET.TOKENBUS_BUMPS", func(*nats.Msg) { reads.Add(1) })
+	check(t, err)
+	check(t, nc.Flush())
+	p, other := publisher(t, nc), publisher(t, nc)
+	for rev := range account.Rev(3) {
+		check(t, p.Bump(t.Context(), bump(t, 1+rev)))
+	}
+	check(t, nc.Flush())
+	if n := reads.Load(); n > 1 {
+		t.Errorf("%d reads for three bumps, want that before the first", n)
+	}
+	check(t, other.Bump(t.Context(), bump(t, 9)))
+	check(t, p.Bump(t.Context(), bump(t, 7)))
+	if b, err := other.LastBump(t.Context(), key(t, "openai.a")); err != nil || b.Rev != 9 {
+		t.Errorf("the last bump has rev %d, %v", b.Rev, err)
+	}
+	check(t, p.Bump(t.Context(), bump(t, 10)))
+	if b, err := other.LastBump(t.Context(), key(t, "openai.a")); err != nil || b.Rev != 10 {
+		t.Errorf("the last bump has rev %d, %v", b.Rev, err)
 	}
 }
 

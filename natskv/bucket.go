@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/maypok86/otter/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -28,7 +27,7 @@ type bucket struct {
 	api      string // of JetStream's own requests, ends in a dot
 	timeout  time.Duration
 	log      *slog.Logger
-	seen     *otter.Cache[string, message] // nil: nothing is remembered
+	seen     *streams.Recent[string, message] // what writes may rest on; nil: on reads alone
 }
 
 // message is the newest message of a key.
@@ -38,33 +37,13 @@ type message struct {
 	seq uint64
 	// live is false for a key that was never written, or was deleted.
 	live bool
-	at   time.Time // when it was read or written
 }
 
-// What was read or written is remembered for a moment, of so many keys: most
-// writes follow a read or another write of the same worker. JetStream refuses
-// one that rests on what is not the newest any more, so that nothing is lost by
-// it but an attempt.
-const (
-	seenKeys = 1024
-	seenAge  = 10 * time.Second // less than it takes to restore a stream, whose sequences go back
-)
-
-func newSeen() *otter.Cache[string, message] {
-	return otter.Must(&otter.Options[string, message]{MaximumSize: seenKeys, Executor: func(work func()) { work() }})
-}
-
-// lately returns the newest message of the key as this process has seen it.
-// That it is the newest still is for a write to show.
-func (b *bucket) lately(key string) (message, bool) {
-	m, ok := b.seen.GetIfPresent(key)
-	return m, ok && time.Since(m.at) < seenAge
-}
+// seenKeys is of how many keys a bucket remembers what it has seen: a few MiB.
+const seenKeys = 1024
 
 func (b *bucket) saw(key string, m message) message {
-	if m.at = time.Now(); b.seen != nil {
-		b.seen.Set(key, m)
-	}
+	b.seen.Saw(key, m)
 	return m
 }
 
@@ -135,8 +114,8 @@ func (b *bucket) write(ctx context.Context, key string, header nats.Header, data
 		opts = append(opts, jetstream.WithMsgTTL(ttl.Truncate(time.Second)+time.Second))
 	}
 	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: b.publish + key, Header: header, Data: data}, opts...)
-	if err != nil && b.seen != nil {
-		b.seen.Invalidate(key)
+	if err != nil {
+		b.seen.Forget(key)
 	}
 	if streams.WrongSequence(err) {
 		return 0, errRaced

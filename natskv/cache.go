@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/streams"
 )
 
 // Cache is the cache that all workers share, in one bucket. Lookups go to the
@@ -38,7 +39,7 @@ func NewCache(ctx context.Context, c Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.seen = newSeen()
+	b.seen = streams.NewRecent[string, message](seenKeys)
 	return &Cache{b}, nil
 }
 
@@ -76,7 +77,7 @@ func (c *Cache) Put(ctx context.Context, key account.Key, e ledger.Entry) (bool,
 	ctx, cancel := c.bucket.bound(ctx)
 	defer cancel()
 	name := key.String()
-	if m, ok := c.bucket.lately(name); ok {
+	if m, ok := c.bucket.seen.Get(name); ok {
 		ok, err := c.put(ctx, name, e, m)
 		if ok {
 			return true, nil

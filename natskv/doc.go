@@ -16,7 +16,8 @@
 //   - [Store.Update], [Store.Create], [Cache.Put], [Leases.Acquire]: a
 //     compare-and-set follows. What they report without one (a conflict, a
 //     higher rev, a held lease) was so at some time, and makes callers look
-//     again or wait.
+//     again or wait. Update and Put write without a read where this process has
+//     just seen the message ([streams.Recent]); if that is refused they read.
 //   - [Store.Get], [Leases.Read]: the leader's answer. For the seconds until a
 //     deposed leader knows, it may be old; whoever acts on it writes, by
 //     compare-and-set. It is what a majority read of MongoDB gives as well.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/ledger"
+	"github.com/tokenbus/tokenbus/streams"
 )
 
 // Store keeps account documents in one bucket, as JSON. Due, Pending and List
@@ -42,7 +43,7 @@ func NewStore(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.seen = newSeen()
+	b.seen = streams.NewRecent[string, message](seenKeys)
 	s := &Store{bucket: b, index: newWatchedIndex()}
 	watching, stop := context.WithCancel(context.Background())
 	s.stop = stop
@@ -116,7 +117,7 @@ func (s *Store) Update(ctx context.Context, key account.Key, guard account.Guard
 	ctx, cancel := s.bucket.bound(ctx)
 	defer cancel()
 	name := key.String()
-	if m, ok := s.bucket.lately(name); ok {
+	if m, ok := s.bucket.seen.Get(name); ok {
 		a, err := s.change(ctx, name, m, guard, change)
 		if err == nil {
 			return a, nil

@@ -1,0 +1,39 @@
+package streams_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbus/tokenbus/streams"
+)
+
+func TestRecent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := streams.NewRecent[string, int](10)
+		r.Saw("a", 1)
+		r.Saw("a", 2)
+		time.Sleep(9 * time.Second) // of the bubble
+		r.Saw("b", 3)
+		if v, ok := r.Get("a"); v != 2 || !ok {
+			t.Errorf("after 9 s: %d, %t", v, ok)
+		}
+		time.Sleep(time.Second)
+		if v, ok := r.Get("a"); ok {
+			t.Errorf("after 10 s: %d", v)
+		}
+		if v, ok := r.Get("b"); v != 3 || !ok {
+			t.Errorf("the other after 1 s: %d, %t", v, ok)
+		}
+		r.Forget("b")
+		if v, ok := r.Get("b"); ok {
+			t.Errorf("forgotten: %d", v)
+		}
+	})
+	var none *streams.Recent[string, int]
+	none.Saw("a", 1)
+	none.Forget("a")
+	if v, ok := none.Get("a"); ok {
+		t.Errorf("nil remembers %d", v)
+	}
+}
