@@ -1,16 +1,12 @@
 package bus_test
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -140,56 +136,5 @@ func TestServerRefusesStrangers(t *testing.T) {
 			nc.Close()
 		}
 		t.Errorf("connection without a key: %v", err)
-	}
-}
-
-// What a client doesn't read is kept for it for a second or two, not for the ten
-// seconds in which the server would slow down the worker that answers it and
-// with it the replies to all others. One that reads slowly is not cut.
-func TestWhoReadsNothingIsCut(t *testing.T) {
-	const size, sends = 64 << 10, 512 // 32 MiB: far above what sockets hold, far below what the server keeps
-	s := startServer(t, func(c *bus.ServerConfig) { c.Auth = bus.AuthNone })
-	nc := as(t, s, bus.RoleWorker, func(c *bus.Config) { c.NKey = "" })
-	dial := func() net.Conn {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(s.URL(), "nats://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		if _, err := fmt.Fprint(conn, "CONNECT {\"verbose\":false}\r\nSUB flood 1\r\nPING\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		r := bufio.NewReader(conn)
-		for line := ""; line != "PONG\r\n"; { // past INFO: the subscription is there
-			if line, err = r.ReadString('\n'); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return conn
-	}
-	slow, deaf := dial(), dial()
-	for range sends {
-		if err := nc.Publish("flood", make([]byte, size)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	began, read, buf := time.Now(), 0, make([]byte, 256<<10)
-	for ; read < size*sends; <-tick.C { // for more than two seconds
-		_ = slow.SetReadDeadline(time.Now().Add(patience))
-		n, err := slow.Read(buf)
-		if read += n; err != nil {
-			t.Fatalf("cut off after %d bytes, %s: %v", read, time.Since(began), err)
-		}
-	}
-	// deaf has taken nothing meanwhile: it gets what its socket holds, and the end.
-	_ = deaf.SetReadDeadline(time.Now().Add(patience))
-	n, err := io.Copy(io.Discard, deaf)
-	if n >= size*sends || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("%d bytes were kept for %s for who reads nothing, %v", n, time.Since(began), err)
 	}
 }
