@@ -1,12 +1,18 @@
 package bus_test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -137,4 +143,105 @@ func TestServerRefusesStrangers(t *testing.T) {
 		}
 		t.Errorf("connection without a key: %v", err)
 	}
+}
+
+// Who takes nothing of what the server keeps for it is cut after two or three
+// write deadlines, whether more is sent to it or not, and sooner than after the
+// server's own ten seconds. Who takes it slowly is not cut, though more is kept
+// for it than the server's own 64 MB. Others are answered meanwhile.
+func TestWhoReadsNothingIsCut(t *testing.T) {
+	const (
+		mib     = 1 << 20
+		kept    = 128 // MiB: the server slows down who sends from 192 on
+		unread  = 16  // MiB: more than sockets hold
+		rounds  = 180 // of 50 ms at least: a machine that stands still makes them longer, not more
+		overall = 60 * time.Second
+	)
+	s := startServer(t, func(c *bus.ServerConfig) { c.Auth = bus.AuthNone })
+	noKey := func(c *bus.Config) { c.NKey = "" }
+	worker, gateway := as(t, s, bus.RoleWorker, noKey), as(t, s, bus.RoleClient, noKey)
+	_, err := worker.Subscribe("echo", func(m *nats.Msg) { _ = m.Respond(m.Data) })
+	check(t, err)
+	late := time.Now().Add(overall)
+	send := func(subject string, size int) {
+		t.Helper()
+		some := make([]byte, mib/2)
+		for range size * 2 {
+			check(t, worker.Publish(subject, some))
+		}
+	}
+
+	slow := subscribed(t, s, "slow", late)
+	read := make(chan error, 1)
+	go func() { read <- readSlowly(slow, kept*mib) }()
+	send("slow", kept)
+	deaf := map[string]net.Conn{"once": subscribed(t, s, "once", late), "more": subscribed(t, s, "more", late)}
+	began := time.Now()
+	for subject := range deaf {
+		send(subject, unread)
+	}
+
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for round := 0; len(deaf) > 0; round++ {
+		if round == rounds {
+			t.Fatalf("who reads nothing of %q is not cut off after %s", slices.Collect(maps.Keys(deaf)), time.Since(began))
+		}
+		<-tick.C
+		check(t, worker.Publish("more", make([]byte, 1024)))
+		if _, err := gateway.Request("echo", nil, patience); err != nil {
+			t.Fatalf("another client, after %s: %v", time.Since(began), err)
+		}
+		for subject, conn := range deaf {
+			// The server answers a PONG with nothing, and takes who sends it for
+			// alive: it isn't a PING without an answer that ends the connection.
+			_, err := io.WriteString(conn, "PONG\r\n")
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal(err)
+			}
+			if err == nil {
+				continue
+			}
+			delete(deaf, subject)
+			if took := time.Since(began); took < time.Second {
+				t.Errorf("who reads nothing of %q was cut off after %s already: %v", subject, took, err)
+			}
+		}
+	}
+	if err := <-read; err != nil {
+		t.Errorf("who reads slowly: %v", err)
+	}
+}
+
+// subscribed is a client that reads nothing more when it has subscribed. The NATS
+// library has none such. Reads and writes end when it is late.
+func subscribed(t *testing.T, s *bus.Server, subject string, late time.Time) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.Addr())
+	check(t, err)
+	t.Cleanup(func() { conn.Close() })
+	check(t, conn.SetDeadline(late))
+	_, err = fmt.Fprintf(conn, "CONNECT {\"verbose\":false}\r\nSUB %s 1\r\nPING\r\n", subject)
+	check(t, err)
+	in := bufio.NewReader(conn)
+	for line := ""; line != "PONG\r\n"; {
+		line, err = in.ReadString('\n')
+		check(t, err)
+	}
+	return conn
+}
+
+// readSlowly takes no more than 40 MiB a second: what the server writes at once,
+// up to 64 MB, takes longer than its write deadline.
+func readSlowly(conn net.Conn, size int) error {
+	const some = 1 << 20
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for read := 0; read < size; read += some {
+		<-tick.C
+		if _, err := io.CopyN(io.Discard, conn, some); err != nil {
+			return fmt.Errorf("after %d MiB: %w", read>>20, err)
+		}
+	}
+	return nil
 }
