@@ -104,17 +104,22 @@ func adminEndpoints(subjects events.Subjects, a Accounts) []endpoint {
 				if err != nil {
 					return nil, nil, err
 				}
-				return nil, func(ctx context.Context) ([]byte, error) {
-					ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-					defer cancel()
-					result, err := do(ctx)
-					if err != nil {
-						return nil, err
-					}
-					return json.Marshal(result)
+				return nil, func(ctx context.Context, done func([]byte, error)) {
+					go func() { done(carryOut(ctx, do)) }()
 				}, nil
 			},
 		})
 	}
 	return all
+}
+
+// carryOut carries out a verb and encodes its result.
+func carryOut(ctx context.Context, do func(ctx context.Context) (any, error)) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	result, err := do(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(result)
 }

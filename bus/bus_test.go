@@ -148,11 +148,21 @@ func (f *fleet) Cached(k account.Key, r events.TokenRequest) ([]byte, bool) {
 	return f.cached(k, r)
 }
 
-func (f *fleet) Token(ctx context.Context, k account.Key, r events.TokenRequest) (events.TokenReply, error) {
+func (f *fleet) Ask(ctx context.Context, k account.Key, r events.TokenRequest, answer func([]byte, error)) {
 	if f.token == nil {
-		return events.TokenReply{}, &events.Error{Code: events.CodeNotFound, Message: "no such account"}
+		answer(nil, &events.Error{Code: events.CodeNotFound, Message: "no such account"})
+		return
 	}
-	return f.token(ctx, k, r)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+		reply, err := f.token(ctx, k, r)
+		if err != nil {
+			answer(nil, err)
+			return
+		}
+		answer(reply.Encode(), nil)
+	}()
 }
 
 func (f *fleet) ObserveBump(b events.Bump) { f.bumps <- b }

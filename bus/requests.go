@@ -14,9 +14,11 @@ type Tokens interface {
 	// Cached returns the encoded reply if it can be given from memory at once;
 	// it must not block. The bytes are not changed afterwards by either side.
 	Cached(key account.Key, req events.TokenRequest) (reply []byte, ok bool)
-	// Token returns a token or an [*events.Error]. It ends with its context;
-	// what it began on the way may go on.
-	Token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error)
+	// Ask is asked where Cached has no answer. It must not block, and calls answer
+	// once, from any goroutine: with an encoded reply, which is not changed
+	// afterwards, or an [*events.Error]; at the latest when the request's timeout
+	// has passed, and soon when ctx ends, which is of all requests.
+	Ask(ctx context.Context, key account.Key, req events.TokenRequest, answer func(reply []byte, err error))
 }
 
 // seen are bodies of requests and what they say: most of them come again and
@@ -65,15 +67,7 @@ func tokenEndpoint(subjects events.Subjects, tokens Tokens) endpoint {
 			if reply, ok := tokens.Cached(key, req); ok {
 				return reply, nil, nil
 			}
-			return nil, func(ctx context.Context) ([]byte, error) {
-				ctx, cancel := context.WithTimeout(ctx, req.Timeout)
-				defer cancel()
-				reply, err := tokens.Token(ctx, key, req)
-				if err != nil {
-					return nil, err
-				}
-				return reply.Encode(), nil
-			}, nil
+			return nil, func(ctx context.Context, done func([]byte, error)) { tokens.Ask(ctx, key, req, done) }, nil
 		},
 	}
 }

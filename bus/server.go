@@ -36,10 +36,11 @@ const (
 	// intervals: a peer that vanished gets no requests 10 s later.
 	pingInterval = 5 * time.Second
 	pingsOut     = 2
-	// A connection that takes nothing while more is sent to it is cut after a second
-	// or two (10 s is the server's own), with this much kept for it meanwhile. Nearer to that the
-	// server slows down whoever sends to it: a worker, with the replies to all
-	// others. One that takes little is not cut.
+	// A connection that takes nothing of what is kept for it is cut after two or
+	// three seconds (10 s is the server's own deadline), with up to this much kept
+	// meanwhile. Nearer to that the server slows down whoever sends to it: a worker,
+	// with the replies to all others. One that takes some hundred KiB a second is
+	// not cut.
 	writeDeadline = time.Second
 	maxPending    = 256 << 20
 )

@@ -40,8 +40,9 @@ type endpoint struct {
 	prepare func(m *nats.Msg) (answer []byte, work work, err error)
 }
 
-// work finds an answer. It ends soon after its context.
-type work func(ctx context.Context) ([]byte, error)
+// work begins to look for an answer, on the subscription's goroutine, and must
+// not block. It calls done once, from any goroutine, soon when ctx ends.
+type work func(ctx context.Context, done func(answer []byte, err error))
 
 // busyRetryAfter is what an asker is told when too many wait already.
 const busyRetryAfter = time.Second
@@ -141,13 +142,12 @@ func (s *service) serve(r *running, m *nats.Msg) {
 		s.answer(r, m.Reply, nil, &events.Error{Code: events.CodeUnavailable, Message: "the worker has too much to do, or stops", RetryAfter: busyRetryAfter})
 		return
 	}
-	go func() {
-		defer s.end()
-		start := time.Now()
-		answer, err := work(s.ctx)
+	reply, start := m.Reply, time.Now()
+	work(s.ctx, func(answer []byte, err error) {
 		r.waited.Add(int64(time.Since(start)))
-		s.answer(r, m.Reply, answer, err)
-	}()
+		s.answer(r, reply, answer, err)
+		s.end()
+	})
 }
 
 // begin takes a slot for one work; false if there is none or the service has

@@ -51,8 +51,17 @@ type tokens func(ctx context.Context, key account.Key, req events.TokenRequest) 
 
 func (tokens) Cached(account.Key, events.TokenRequest) ([]byte, bool) { return nil, false }
 
-func (f tokens) Token(ctx context.Context, k account.Key, r events.TokenRequest) (events.TokenReply, error) {
-	return f(ctx, k, r)
+func (f tokens) Ask(ctx context.Context, k account.Key, r events.TokenRequest, answer func([]byte, error)) {
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+		reply, err := f(ctx, k, r)
+		if err != nil {
+			answer(nil, err)
+			return
+		}
+		answer(reply.Encode(), nil)
+	}()
 }
 
 // nobody carries out no verb and hears nothing.

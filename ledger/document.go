@@ -21,7 +21,7 @@ type Document struct {
 	Unreadable error
 
 	stored account.Fingerprints // as the document has them
-	mark   mark                 // of L1 when the read or the write began
+	mark   Mark                 // of L1 when the read or the write began
 }
 
 // ErrUnreadable: the keyset doesn't open what the store has.

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,10 +13,11 @@ import (
 )
 
 // Shared takes the shared cache's view into L1 and returns it, unless it is
-// past its end there or below what was heard of the account: then nil.
-func (l *Ledger) Shared(ctx context.Context, key account.Key) *rotation.View {
+// past its end there or below what was heard of the account: then nil. It is
+// bounded by the cache's time limit.
+func (l *Ledger) Shared(key account.Key) *rotation.View {
 	m := l.l1.mark(key)
-	v, until := l.fetchOnce(ctx, key, m)
+	v, until := l.fetchOnce(key, m)
 	now := l.cfg.Clock.Now()
 	if v == nil || !now.Before(until) || v.Rev < l.l1.rev(key) {
 		return nil
@@ -26,30 +28,23 @@ func (l *Ledger) Shared(ctx context.Context, key account.Key) *rotation.View {
 
 // fetchOnce is fetch, once for all that ask at the same time and have heard of
 // the same: very many may wait for one account.
-func (l *Ledger) fetchOnce(ctx context.Context, key account.Key, m mark) (v *rotation.View, until time.Time) {
+func (l *Ledger) fetchOnce(key account.Key, m Mark) (v *rotation.View, until time.Time) {
 	type entry struct {
 		v     *rotation.View
 		until time.Time
 	}
-	same := fmt.Sprintf("shared %s %d %d", key, m.floor, m.epoch)
-	result := l.reads.DoChan(same, func() (any, error) {
+	e, _, _ := l.reads.Do(fmt.Sprintf("shared %s %d %d", key, m.floor, m.epoch), func() (any, error) {
 		v, until := l.fetch(l.base, key)
 		return entry{v, until}, nil
 	})
-	select {
-	case r := <-result:
-		e := r.Val.(entry)
-		return e.v, e.until
-	case <-ctx.Done():
-		return nil, time.Time{}
-	}
+	return e.(entry).v, e.(entry).until
 }
 
 // InHand returns the best view that can be had without the store, however
 // old, unless a bump says that there is a newer one: with the store down,
 // tokens in hand are served until they end.
-func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
-	v, _ := l.fetchOnce(ctx, key, l.l1.mark(key))
+func (l *Ledger) InHand(key account.Key) *rotation.View {
+	v, _ := l.fetchOnce(key, l.l1.mark(key))
 	k := l.l1.get(key)
 	if k != nil && k.View != nil && (v == nil || v.Rev < k.View.Rev) {
 		v = k.View
@@ -61,33 +56,50 @@ func (l *Ledger) InHand(ctx context.Context, key account.Key) *rotation.View {
 }
 
 // Load reads the account from the store, once for all that ask at the same
-// time, and brings L1 and the shared cache up to it, also where the caller has
-// gone. above is a version that the caller has heard of: it doesn't join a read
-// from before that.
-func (l *Ledger) Load(ctx context.Context, key account.Key, above account.Version) (*rotation.View, error) {
-	return l.loadOnce(ctx, key, above, l.stranger)
+// time, and brings L1 and the shared cache up to it. above is a version that the
+// caller has heard of: it doesn't join a read from before that. It is bounded by
+// the store's time limit, and by those who wait for their turn there.
+func (l *Ledger) Load(key account.Key, above account.Version) (*rotation.View, error) {
+	return l.loadOnce(key, above, l.stranger)
 }
+
+func (l *Ledger) loadOnce(key account.Key, above account.Version, budget *backoff.Budget) (*rotation.View, error) {
+	v, err, _ := l.reads.Do(l.loading(key, above, budget))
+	if err != nil {
+		return nil, err
+	}
+	return v.(*rotation.View), nil
+}
+
+var errSlow = errors.New("the account store is slower than a check is worth")
 
 // Check is Load for a caller with something in hand that serves. Then a store
 // that hangs is worth no more than one that is down; unless bumps may have been
 // missed since what is in hand was checked, and it is to be caught up with first.
-func (l *Ledger) Check(ctx context.Context, k *Known, above account.Version) (*rotation.View, error) {
+func (l *Ledger) Check(k *Known, above account.Version) (*rotation.View, error) {
 	if k.epoch != l.Epoch() {
-		return l.loadOnce(ctx, k.View.Key, above, l.check)
+		return l.loadOnce(k.View.Key, above, l.check)
 	}
-	bounded, cancel := context.WithTimeout(ctx, CacheTimeout)
-	defer cancel()
-	v, err := l.loadOnce(bounded, k.View.Key, above, l.check)
-	if bounded.Err() != nil && ctx.Err() == nil {
+	enough := time.NewTimer(CacheTimeout)
+	defer enough.Stop()
+	select {
+	case r := <-l.reads.DoChan(l.loading(k.View.Key, above, l.check)):
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*rotation.View), nil
+	case <-enough.C: // the read goes on
 		l.check.Late()
+		return nil, errSlow
 	}
-	return v, err
 }
 
-func (l *Ledger) loadOnce(ctx context.Context, key account.Key, above account.Version, budget *backoff.Budget) (*rotation.View, error) {
+// loading is a read of the store for all that ask at the same time and have
+// heard of the same, and a name for it.
+func (l *Ledger) loading(key account.Key, above account.Version, budget *backoff.Budget) (name string, read func() (any, error)) {
 	m := l.l1.mark(key)
-	same := fmt.Sprintf("%s %d %d %d %t", key, m.floor, m.epoch, above, budget == l.check)
-	result := l.reads.DoChan(same, func() (any, error) {
+	name = fmt.Sprintf("%s %d %d %d %t", key, m.floor, m.epoch, above, budget == l.check)
+	return name, func() (any, error) {
 		// Another's read may have come to its end between this caller's look at
 		// L1 and here.
 		if k := l.l1.get(key); k != nil && k.View != nil && l.Absent(k, l.cfg.Clock.Now(), above) {
@@ -102,15 +114,6 @@ func (l *Ledger) loadOnce(ctx context.Context, key account.Key, above account.Ve
 			l.l1.update(key, func(k *Known) { k.doubted = l.cfg.Clock.Now() })
 		}
 		return v, err
-	})
-	select {
-	case r := <-result:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.(*rotation.View), nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 
@@ -168,11 +171,11 @@ func (l *Ledger) CheckSoon(k *Known, now time.Time) {
 		return
 	}
 	epoch := l.Epoch()
-	l.background(func(ctx context.Context) {
-		if l.Shared(ctx, k.View.Key) != nil {
+	l.background(func(context.Context) {
+		if l.Shared(k.View.Key) != nil {
 			return
 		}
-		if _, err := l.loadOnce(ctx, k.View.Key, 0, l.check); err != nil {
+		if _, err := l.loadOnce(k.View.Key, 0, l.check); err != nil {
 			l.Reprieve(k.View, epoch)
 		}
 	})

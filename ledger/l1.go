@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -71,6 +72,16 @@ func (k *Known) Servable() bool { return k != nil && k.View != nil && k.View.Rev
 
 // Body returns the encoded reply of a view with a token. It must not be changed.
 func (k *Known) Body() []byte { return k.body }
+
+// BodyFrom is Body with another source in it: a copy, which costs a small part
+// of encoding the reply anew.
+func (k *Known) BodyFrom(source events.Source) []byte {
+	// Nothing before the field looks like it: within a text a quote has a backslash.
+	const field = `"source":"`
+	i := bytes.Index(k.body, []byte(field)) + len(field)
+	n := bytes.IndexByte(k.body[i:], '"')
+	return slices.Concat(k.body[:i], []byte(source), k.body[i+n:])
+}
 
 // NotModified returns the encoded reply to who has the view's version already,
 // encoding it once.
@@ -145,15 +156,15 @@ func (c *l1) update(key account.Key, f func(k *Known)) {
 	})
 }
 
-// mark is the state of L1 when a read elsewhere begins: what is heard after
-// that may be newer than what the read brings.
-type mark struct {
+// Mark is what was heard of an account when a read elsewhere begins: what is
+// heard after that may be newer than what the read brings.
+type Mark struct {
 	floor account.Rev
 	epoch int64
 }
 
-func (c *l1) mark(key account.Key) mark {
-	m := mark{epoch: c.epoch.Load()}
+func (c *l1) mark(key account.Key) Mark {
+	m := Mark{epoch: c.epoch.Load()}
 	if k := c.get(key); k != nil {
 		m.floor = k.floor
 	} else {
@@ -166,7 +177,7 @@ func (c *l1) mark(key account.Key) mark {
 // was taken before v was read. confirmed says that it was read from the store:
 // then a floor above it that stood before the read is refuted, and offer
 // reports that.
-func (c *l1) offer(v *rotation.View, now time.Time, m mark, confirmed bool) (newest *rotation.View, refuted bool) {
+func (c *l1) offer(v *rotation.View, now time.Time, m Mark, confirmed bool) (newest *rotation.View, refuted bool) {
 	v, body := encode(v)
 	c.update(v.Key, func(k *Known) {
 		if k.View == nil || v.Rev > k.View.Rev {
@@ -191,6 +202,9 @@ func (c *l1) offer(v *rotation.View, now time.Time, m mark, confirmed bool) (new
 // Known returns what this process knows of the account, or nil. It does not
 // block.
 func (l *Ledger) Known(key account.Key) *Known { return l.l1.get(key) }
+
+// Mark returns what was heard of the account by now.
+func (l *Ledger) Mark(key account.Key) Mark { return l.l1.mark(key) }
 
 // Fresh reports whether k may be served without a look elsewhere.
 func (l *Ledger) Fresh(k *Known, now time.Time) bool {

@@ -26,7 +26,7 @@ func BenchmarkL1Memory(b *testing.B) {
 		before := heap()
 		c := newL1(n)
 		for i := range n {
-			c.offer(hotView(i), time.Now(), mark{}, true)
+			c.offer(hotView(i), time.Now(), Mark{}, true)
 		}
 		c.known.CleanUp()
 		for i := range n {
@@ -86,7 +86,7 @@ func BenchmarkL1Use(b *testing.B) {
 			values := measure(c.get, func(key account.Key) {
 				v := *view
 				v.Key = key
-				c.offer(&v, time.Now(), mark{}, true)
+				c.offer(&v, time.Now(), Mark{}, true)
 			})
 			if c.known.CleanUp(); c.known.EstimatedSize() > places {
 				b.Fatalf("%d accounts in %d places", c.known.EstimatedSize(), places)

@@ -1,10 +1,15 @@
 package ledger
 
 import (
+	"bytes"
+	"encoding/json"
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/rotation"
 )
 
@@ -13,11 +18,11 @@ func TestL1KeepsWhatIsUsed(t *testing.T) {
 	const places, hot = 1000, 100
 	c := newL1(places)
 	for i := range hot {
-		c.offer(hotView(i), time.Now(), mark{}, true)
+		c.offer(hotView(i), time.Now(), Mark{}, true)
 	}
 	for i := range 20 * places {
 		c.get(hotKey(i % hot))
-		c.offer(&rotation.View{Key: hotKey(1_000_000 + i), Gone: true}, time.Now(), mark{}, true)
+		c.offer(&rotation.View{Key: hotKey(1_000_000 + i), Gone: true}, time.Now(), Mark{}, true)
 	}
 	c.known.CleanUp()
 	if n := c.known.EstimatedSize(); n > places {
@@ -46,14 +51,45 @@ func TestL1BumpsTakeNoPlace(t *testing.T) {
 	if c.rev(hotKey(1)) != 8 || c.mark(hotKey(1)).floor != 8 {
 		t.Errorf("the bump is not remembered: rev %d", c.rev(hotKey(1)))
 	}
-	c.offer(hotView(1), time.Now(), mark{}, false) // rev 5
+	c.offer(hotView(1), time.Now(), Mark{}, false) // rev 5
 	if c.get(hotKey(1)).Servable() {
 		t.Error("a view below the bump is served")
 	}
-	c.offer(hotView(1), time.Now(), mark{floor: 8}, true)
+	c.offer(hotView(1), time.Now(), Mark{floor: 8}, true)
 	if !c.get(hotKey(1)).Servable() || c.floors.of(hotKey(1)) != 0 {
 		t.Error("the store has refuted the bump, and it stands")
 	}
+}
+
+// A reply with another source is what encoding it anew gives, whatever the
+// account, the token and the extra fields look like.
+func TestBodyFrom(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{`"source":"l1"`, `\"source":"`, `source`, `,"source":"x"}`}))
+		v := &rotation.View{
+			Key: must(account.NewKey("p", rapid.StringMatching(`[a-z]{1,5}(source)?`).Draw(t, "id"))), Version: 7, Rev: 9, Status: account.Active,
+			Token: account.NewSecret(rapid.StringN(1, -1, -1).Draw(t, "token") + text.Draw(t, "more")), TokenType: text.Draw(t, "type"),
+		}
+		raw, err := json.Marshal(map[string]string{"source": text.Draw(t, "extra")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Extra = account.Extra{"source": raw, "nested": json.RawMessage(`{"source":"l1"}`)}
+		lean, body := encode(v)
+		k := &Known{View: lean, body: body}
+		for _, source := range []events.Source{events.SourceL1, events.SourceShared, events.SourceStore, events.SourceRefresh} {
+			if got, want := k.BodyFrom(source), v.Reply(source).Encode(); !bytes.Equal(got, want) {
+				t.Fatalf("got\n%s, want\n%s", got, want)
+			}
+		}
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // Bumps of very many accounts are forgotten, the oldest first.
@@ -86,7 +122,7 @@ func TestL1ReplyHoldsTheToken(t *testing.T) {
 		v := hotView(1)
 		v.Token = account.NewSecret(token)
 		c := newL1(10)
-		held, _ := c.offer(v, time.Now(), mark{}, true)
+		held, _ := c.offer(v, time.Now(), Mark{}, true)
 		k := c.get(v.Key)
 		if held.Token.Reveal() != token || k.View != held || string(k.Body()) != string(v.Reply("l1").Encode()) {
 			t.Errorf("%q is kept as %q in %s", token, held.Token.Reveal(), k.Body())

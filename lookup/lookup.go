@@ -1,6 +1,8 @@
 package lookup
 
 import (
+	"cmp"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -37,29 +39,23 @@ type Desk struct {
 	cfg    Config
 	ledger *ledger.Ledger
 	counts struct{ l1, shared, store, refresh atomic.Int64 }
+	crowds crowds
 	mu     sync.Mutex // guards errors
 	errors map[events.Code]int64
 }
 
 // New returns a Desk.
 func New(cfg Config) *Desk {
-	return &Desk{cfg: cfg, ledger: cfg.Ledger, errors: map[events.Code]int64{}}
+	return &Desk{cfg: cfg, ledger: cfg.Ledger, crowds: crowds{m: map[any]*list.List{}}, errors: map[events.Code]int64{}}
 }
 
 // Cached answers from memory alone, with the encoded reply. It is the fast
 // path of [Desk.Token], which gives every answer that Cached doesn't. It never
 // blocks and may start a refresh beside the request.
 func (d *Desk) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
-	k := d.ledger.Known(key)
-	if k == nil || k.View == nil || k.View.Gone {
-		return nil, false
-	}
 	now := d.cfg.Clock.Now()
-	if !d.ledger.Fresh(k, now) || k.Busy.After(now) {
-		return nil, false
-	}
-	j := d.judge(k.View, req, now)
-	if !j.serves() {
+	k, j := d.remembered(key, req, now)
+	if k == nil {
 		return nil, false
 	}
 	if j.refresh {
@@ -73,64 +69,215 @@ func (d *Desk) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
 	return k.Body(), true
 }
 
-// Token answers a token request. It waits for a refresh only if no living
-// token serves the request, and then no longer than ctx and the request's
-// timeout allow; the refresh goes on without it. An error is always an
-// [*events.Error].
-func (d *Desk) Token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
-	if req.Timeout == 0 {
-		req.Timeout = events.DefaultTimeout
+// remembered returns what is in memory of the account and how it serves the
+// request; nil if it doesn't.
+func (d *Desk) remembered(key account.Key, req events.TokenRequest, now time.Time) (*ledger.Known, judgement) {
+	k := d.ledger.Known(key)
+	if k == nil || k.View == nil || k.View.Gone || !d.ledger.Fresh(k, now) || k.Busy.After(now) {
+		return nil, judgement{}
 	}
-	if end, ok := ctx.Deadline(); !ok || time.Until(end) > req.Timeout { // else the bus has set it
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, req.Timeout)
-		defer cancel()
+	j := d.judge(k.View, req, now)
+	if !j.serves() {
+		return nil, j
 	}
-	reply, err := d.token(ctx, key, req)
-	if err != nil {
-		e := WireError(ctx, key, err)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.errors[e.Code]++
-		return events.TokenReply{}, e
-	}
-	d.count(reply.Source)
-	return reply, nil
+	return k, j
 }
 
-func (d *Desk) token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
-	waited := false
-	for range maxRounds {
-		v, source, err := d.find(ctx, key, req)
-		if err != nil {
-			return events.TokenReply{}, err
+// Ask answers a token request that Cached has no answer for. It doesn't block:
+// answer is called once, from any goroutine, with the encoded reply or an
+// [*events.Error], at the latest when the request's timeout has passed; a
+// refresh that was begun goes on. ctx is of all requests, not of one: when it
+// ends, everybody is answered. The bytes must not be changed: others get them too.
+func (d *Desk) Ask(ctx context.Context, key account.Key, req events.TokenRequest, answer func(reply []byte, err error)) {
+	d.take(ctx, d.admit(key, req, func(o *outcome) {
+		if o.err != nil {
+			answer(nil, o.err)
+			return
 		}
-		j := d.judge(v, req, d.cfg.Clock.Now())
-		if j.err != nil {
-			return events.TokenReply{}, j.err
-		}
-		w := refresh.Want{Over: v.Version, Reason: j.reason}
-		if k := d.ledger.Known(key); k != nil && k.Busy.After(d.cfg.Clock.Now()) && k.View != nil && k.View.Version == v.Version {
-			j.wait, w.Join, w.Reason = true, true, events.ReasonRequest // a refresh that runs ends this token
-		}
-		if !j.wait {
-			if j.refresh {
-				d.refreshBeside(v)
-			}
-			if waited {
-				source = events.SourceRefresh
-			}
-			reply := v.Reply(source)
-			reply.NotModified = j.notModified
-			return reply, nil
-		}
-		flight, _ := d.cfg.Refresher.Refresh(key, w)
-		if err := flight.Wait(ctx); err != nil && (!w.Join || ctx.Err() != nil) {
-			return events.TokenReply{}, err
-		}
-		waited = true // one that was only joined and failed may have left the old token alive: then nobody is busy any more
+		answer(o.encoded(), nil)
+	}))
+}
+
+// Token answers a token request as Ask does, for a caller that waits for the
+// answer, no longer than ctx and the request's timeout allow. An error is always
+// an [*events.Error].
+func (d *Desk) Token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
+	if end, ok := ctx.Deadline(); ok {
+		req.Timeout = min(cmp.Or(req.Timeout, events.DefaultTimeout), time.Until(end))
 	}
-	return events.TokenReply{}, events.Unavailable(events.RetrySoon, "%s: no token that serves this request has come about", key)
+	ended := make(chan *outcome, 1)
+	w := d.admit(key, req, func(o *outcome) { ended <- o })
+	d.take(context.WithoutCancel(ctx), w)
+	defer context.AfterFunc(ctx, func() { d.expire(w) })()
+	o := <-ended
+	if o.err != nil {
+		return events.TokenReply{}, o.err
+	}
+	return o.reply(), nil
+}
+
+// admit returns a request that is to be ended, by fail or serve: they call end.
+func (d *Desk) admit(key account.Key, req events.TokenRequest, end func(*outcome)) *waiter {
+	w := &waiter{key: key, req: req, end: end}
+	w.req.Timeout = 0 // the timer sees to it
+	w.timer = time.AfterFunc(cmp.Or(req.Timeout, events.DefaultTimeout), func() { d.expire(w) })
+	return w
+}
+
+// expire ends a request whose time is up.
+func (d *Desk) expire(w *waiter) {
+	if d.crowds.leave(w) {
+		d.fail(w, timedOut(w.key))
+	}
+}
+
+func (d *Desk) fail(w *waiter, e *events.Error) {
+	w.timer.Stop()
+	d.mu.Lock()
+	d.errors[e.Code]++
+	d.mu.Unlock()
+	w.end(&outcome{err: e})
+}
+
+func (d *Desk) serve(w *waiter, o *outcome) {
+	w.timer.Stop()
+	d.count(o.source)
+	w.end(o)
+}
+
+// take has a new request wait: for a refresh that runs here already, if it needs
+// nothing else, or for a look.
+func (d *Desk) take(ctx context.Context, w *waiter) {
+	k, now := d.ledger.Known(w.key), d.cfg.Clock.Now()
+	if k != nil && k.View != nil && d.ledger.Fresh(k, now) {
+		j := d.judge(k.View, w.req, now)
+		if flight := d.cfg.Refresher.Running(w.key); flight != nil && j.err == nil && (j.wait || k.Busy.After(now)) {
+			d.board(ctx, w, flight, !j.wait)
+			return
+		}
+	}
+	d.seek(ctx, w)
+}
+
+// search is a look at an account: one for all requests that ask the same at the
+// same time, given the same news of it.
+type search struct {
+	key  account.Key
+	req  events.TokenRequest
+	mark ledger.Mark
+}
+
+// seek has w wait for a look.
+func (d *Desk) seek(ctx context.Context, w *waiter) {
+	if w.rounds == maxRounds {
+		d.fail(w, events.Unavailable(events.RetrySoon, "%s: no token that serves this request has come about", w.key))
+		return
+	}
+	s := search{w.key, w.req, d.ledger.Mark(w.key)}
+	switch first, ok := d.crowds.join(s, w); {
+	case !ok:
+		d.fail(w, timedOut(w.key))
+	case first:
+		go d.search(ctx, s)
+	}
+}
+
+// search looks, and answers those who wait for that, or has them wait for a
+// refresh.
+func (d *Desk) search(ctx context.Context, s search) {
+	defer context.AfterFunc(ctx, func() { d.dismiss(s, timedOut(s.key)) })()
+	v, source, err := d.find(s.key, s.req)
+	if err != nil {
+		d.dismiss(s, WireError(ctx, s.key, err))
+		return
+	}
+	k, now := d.ledger.Known(s.key), d.cfg.Clock.Now()
+	j := d.judge(v, s.req, now)
+	want := refresh.Want{Over: v.Version, Reason: j.reason}
+	if k != nil && k.Busy.After(now) && k.View != nil && k.View.Version == v.Version {
+		want.Join, want.Reason = true, events.ReasonRequest // a refresh that runs ends this token
+	}
+	switch {
+	case j.err != nil:
+		d.dismiss(s, j.err)
+	case j.wait, want.Join:
+		flight, _ := d.cfg.Refresher.Refresh(s.key, want)
+		for _, w := range d.crowds.disband(s) {
+			d.board(ctx, w, flight, want.Join)
+		}
+	default:
+		if j.refresh {
+			d.refreshBeside(v)
+		}
+		found, waited := outcomeOf(k, v, j, source), outcomeOf(k, v, j, events.SourceRefresh)
+		for _, w := range d.crowds.disband(s) {
+			if w.rounds > 0 {
+				d.serve(w, waited)
+			} else {
+				d.serve(w, found)
+			}
+		}
+	}
+}
+
+// dismiss answers all who wait for a look with an error.
+func (d *Desk) dismiss(s search, e *events.Error) {
+	for _, w := range d.crowds.disband(s) {
+		d.fail(w, e)
+	}
+}
+
+// outcomeOf is what v makes of a request that it serves. k is what is in memory.
+func outcomeOf(k *ledger.Known, v *rotation.View, j judgement, source events.Source) *outcome {
+	o := &outcome{view: v, source: source, brief: j.notModified}
+	if k != nil && k.View == v {
+		o.known = k
+	}
+	return o
+}
+
+// board has w wait for a flight: for what comes of it or, with join, for its end
+// alone.
+func (d *Desk) board(ctx context.Context, w *waiter, flight *refresh.Flight, join bool) {
+	w.join = join
+	switch first, ok := d.crowds.join(flight, w); {
+	case !ok:
+		d.fail(w, timedOut(w.key))
+	case first:
+		go d.land(ctx, flight)
+	}
+}
+
+// land waits for the flight and answers those who wait for it. Each is judged
+// anew, by what is known now: its refresh may have brought what serves it, and
+// there may be news again.
+func (d *Desk) land(ctx context.Context, flight *refresh.Flight) {
+	err := flight.Wait(ctx)
+	var of *rotation.View
+	var outcomes [2]*outcome // of it: the whole reply, and that nothing was modified
+	for _, w := range d.crowds.disband(flight) {
+		w.rounds++
+		if err != nil && (!w.join || ctx.Err() != nil) { // one that was only joined and failed may have left the old token alive
+			d.fail(w, WireError(ctx, w.key, err))
+			continue
+		}
+		k, j := d.remembered(w.key, w.req, d.cfg.Clock.Now())
+		if k == nil {
+			d.seek(ctx, w)
+			continue
+		}
+		if of != k.View {
+			of, outcomes = k.View, [2]*outcome{}
+		}
+		o := &outcomes[0]
+		if j.notModified {
+			o = &outcomes[1]
+		}
+		if *o == nil {
+			*o = outcomeOf(k, of, j, events.SourceRefresh)
+		}
+		d.serve(w, *o)
+	}
 }
 
 func (d *Desk) judge(v *rotation.View, req events.TokenRequest, now time.Time) judgement {
@@ -148,14 +295,18 @@ func WireError(ctx context.Context, key account.Key, err error) *events.Error {
 		return e
 	}
 	if ctx.Err() != nil {
-		return &events.Error{Code: events.CodeTimeout, Message: fmt.Sprintf("%s: no token within the request's deadline; a refresh that runs goes on", key)}
+		return timedOut(key)
 	}
 	return events.Unavailable(events.RetrySoon, "%s", err)
 }
 
+func timedOut(key account.Key) *events.Error {
+	return &events.Error{Code: events.CodeTimeout, Message: fmt.Sprintf("%s: no token within the request's deadline; a refresh that runs goes on", key)}
+}
+
 // find returns the newest view that is at hand and good enough to judge the
 // request by: from L1, else the shared cache, else the store.
-func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenRequest) (*rotation.View, events.Source, error) {
+func (d *Desk) find(key account.Key, req events.TokenRequest) (*rotation.View, events.Source, error) {
 	epoch := d.ledger.Epoch()
 	above := max(req.MinVersion, req.RejectedVersion) // somebody has seen it
 	k := d.ledger.Known(key)
@@ -164,7 +315,7 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 			return k.View, events.SourceL1, nil
 		}
 	}
-	if v := d.ledger.Shared(ctx, key); v != nil {
+	if v := d.ledger.Shared(key); v != nil {
 		if j := d.judge(v, req, d.cfg.Clock.Now()); !j.unsure && !j.wait {
 			return v, events.SourceShared, nil
 		}
@@ -175,9 +326,9 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 	var v *rotation.View
 	var err error
 	if held {
-		v, err = d.ledger.Check(ctx, k, above)
+		v, err = d.ledger.Check(k, above)
 	} else {
-		v, err = d.ledger.Load(ctx, key, above)
+		v, err = d.ledger.Load(key, above)
 	}
 	switch {
 	case err == nil:
@@ -185,12 +336,10 @@ func (d *Desk) find(ctx context.Context, key account.Key, req events.TokenReques
 	case held:
 		d.ledger.Reprieve(k.View, epoch)
 		return k.View, events.SourceL1, nil
-	case ctx.Err() != nil:
-		return nil, "", ctx.Err()
 	case errors.Is(err, ledger.ErrUnreadable):
 		return nil, "", ledger.Unreadable(key)
 	}
-	if v := d.ledger.InHand(ctx, key); v != nil && serves(v) {
+	if v := d.ledger.InHand(key); v != nil && serves(v) {
 		return v, events.SourceL1, nil
 	}
 	d.cfg.Logger.Debug("look-up without store", "account", key.String(), "error", err)

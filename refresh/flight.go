@@ -175,6 +175,16 @@ func (r *Refresher) Refresh(key account.Key, w Want) (fl *Flight, joined bool) {
 	return fl, joined
 }
 
+// Running returns the account's refresh that runs in this process, or nil.
+func (r *Refresher) Running(key account.Key) *Flight {
+	r.flights.mu.Lock()
+	defer r.flights.mu.Unlock()
+	if s := r.flights.m[key]; s != nil {
+		return s.flight
+	}
+	return nil
+}
+
 // Wake makes the account's flight look again: there is news of it. With the
 // zero key, every flight.
 func (r *Refresher) Wake(key account.Key) {

@@ -99,19 +99,24 @@ type watchedCore struct {
 func (c *watchedCore) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
 	body, ok := c.core.Cached(key, req)
 	if ok {
-		if reply, err := events.DecodeTokenReply(key, body); err == nil {
-			c.watcher.answered(c.worker, key, reply.Version)
-		}
+		c.watch(key, body)
 	}
 	return body, ok
 }
 
-func (c *watchedCore) Token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
-	reply, err := c.core.Token(ctx, key, req)
-	if err == nil {
+func (c *watchedCore) watch(key account.Key, body []byte) {
+	if reply, err := events.DecodeTokenReply(key, body); err == nil {
 		c.watcher.answered(c.worker, key, reply.Version)
 	}
-	return reply, err
+}
+
+func (c *watchedCore) Ask(ctx context.Context, key account.Key, req events.TokenRequest, answer func([]byte, error)) {
+	c.core.Ask(ctx, key, req, func(body []byte, err error) {
+		if err == nil {
+			c.watch(key, body)
+		}
+		answer(body, err)
+	})
 }
 
 func (c *watchedCore) ObserveBump(b events.Bump) {

@@ -216,16 +216,34 @@ func (w *worker) Cached(key account.Key, req events.TokenRequest) ([]byte, bool)
 	return body, ok
 }
 
-// Token implements [bus.Tokens].
+// Ask implements [bus.Tokens].
+func (w *worker) Ask(ctx context.Context, key account.Key, req events.TokenRequest, answer func([]byte, error)) {
+	began := w.record.now()
+	w.Provider.Ask(ctx, key, req, func(body []byte, err error) {
+		if err == nil {
+			var reply events.TokenReply
+			reply, err = events.DecodeTokenReply(key, body)
+			w.answered(began, key, req, reply, err)
+		}
+		hold := w.holds.Load()
+		if hold == nil {
+			answer(body, err)
+			return
+		}
+		go func() { // the others don't wait for it
+			if e := (*hold)(key, req); e != nil {
+				body, err = nil, e
+			}
+			answer(body, err)
+		}()
+	})
+}
+
+// Token is Ask for one that waits.
 func (w *worker) Token(ctx context.Context, key account.Key, req events.TokenRequest) (events.TokenReply, error) {
 	began := w.record.now()
 	reply, err := w.Provider.Token(ctx, key, req)
 	w.answered(began, key, req, reply, err)
-	if hold := w.holds.Load(); hold != nil {
-		if e := (*hold)(key, req); e != nil {
-			return events.TokenReply{}, e
-		}
-	}
 	return reply, err
 }
 
