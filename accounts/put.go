@@ -3,6 +3,7 @@ package accounts
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,9 +26,21 @@ func (o *Admin) Put(ctx context.Context, r events.PutRequest) (events.Account, e
 	if err != nil {
 		return events.Account{}, err
 	}
-	return o.change(ctx, key, func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
+	put := func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
 		return o.put(ctx, a, key, c, r)
-	})
+	}
+	if r.IfVersion != nil && *r.IfVersion == 0 {
+		// Who says that there is no account is most often right. The store refuses a
+		// second document, also beside a tombstone: then there is something to read.
+		switch doc, err := put(ctx, nil); {
+		case err == nil:
+			o.ledger.Adopt(&doc)
+			return events.NewAccount(doc.Account), nil
+		case !errors.Is(err, ledger.ErrConflict):
+			return events.Account{}, adminError(key, err)
+		}
+	}
+	return o.change(ctx, key, put)
 }
 
 // readPut checks what a login says.
@@ -98,7 +111,7 @@ func (o *Admin) putNew(ctx context.Context, a *ledger.Document, key account.Key,
 		b.Label = *r.Label
 	}
 	if create {
-		return o.ledger.Create(ctx, b, events.ReasonExternal)
+		return o.ledger.Create(ctx, b, c, events.ReasonExternal)
 	}
 	return o.ledger.Raise(ctx, a, b, rotation.LoginFields|account.FieldVersion|account.FieldLabel|account.FieldDeleted, events.ReasonExternal)
 }

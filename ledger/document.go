@@ -82,9 +82,9 @@ func (l *Ledger) write(ctx context.Context, d *Document, g account.Guard, c acco
 }
 
 // Create writes the first document of an account, above everything that peers
-// have seen of an earlier one. a carries what Seal has put into it.
-func (l *Ledger) Create(ctx context.Context, a account.Account, reason events.Reason) (Document, error) {
-	d := Document{mark: l.l1.mark(a.Key)}
+// have seen of an earlier one. a carries what Seal has made of c.
+func (l *Ledger) Create(ctx context.Context, a account.Account, c account.Credentials, reason events.Reason) (Document, error) {
+	d := Document{Opened: c, stored: a.Fingerprints, mark: l.l1.mark(a.Key)}
 	floor, err := l.floor(ctx, a.Key)
 	if err != nil {
 		return d, err
@@ -93,7 +93,7 @@ func (l *Ledger) Create(ctx context.Context, a account.Account, reason events.Re
 	a.AnnouncePending, a.Reason = true, string(reason)
 	a.CreatedAt, a.UpdatedAt, a.SchemaVersion = l.Now(), l.Now(), account.SchemaVersion
 	d.Account = a
-	return l.opened(d), Bounded(ctx, func(ctx context.Context) error { return l.cfg.Store.Create(ctx, a) })
+	return d, Bounded(ctx, func(ctx context.Context) error { return l.cfg.Store.Create(ctx, a) })
 }
 
 // Raise writes a change that peers must see, above everything that they have

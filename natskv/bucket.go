@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/streams"
 )
 
@@ -33,6 +34,9 @@ type bucket struct {
 // message is the newest message of a key.
 type message struct {
 	data []byte
+	// account is the document in data, decoded, where it was at hand: then data is
+	// nil. It is not changed.
+	account *account.Account
 	// seq is what the next write must name; 0 if there is no message.
 	seq uint64
 	// live is false for a key that was never written, or was deleted.

@@ -150,7 +150,7 @@ func (s *Store) change(ctx context.Context, key string, m message, guard account
 	if !m.live {
 		return account.Account{}, ledger.ErrNotFound
 	}
-	a, err := decodeAccount(key, m.data)
+	a, err := m.document(key)
 	if err != nil {
 		return account.Account{}, err
 	}
@@ -184,8 +184,20 @@ func (s *Store) put(ctx context.Context, a account.Account, after uint64) error 
 		// At least an hour, however old: the write is news to somebody.
 		ttl = max(time.Until(a.DeletedAt.Add(tombstoneKept)), time.Hour)
 	}
-	_, err = s.bucket.write(ctx, a.Key.String(), nats.Header{headerFacts: {factsOf(a).encode()}}, data, after, ttl)
+	key := a.Key.String()
+	seq, err := s.bucket.write(ctx, key, nats.Header{headerFacts: {factsOf(a).encode()}}, data, after, ttl)
+	if err == nil {
+		s.bucket.saw(key, message{account: new(a.Clone()), seq: seq, live: true}) // most are changed again at once
+	}
 	return err
+}
+
+// document returns the document in m, which is the caller's.
+func (m message) document(key string) (account.Account, error) {
+	if m.account != nil {
+		return m.account.Clone(), nil
+	}
+	return decodeAccount(key, m.data)
 }
 
 var errDamaged = fmt.Errorf("damaged document: %w", ledger.ErrDamaged)

@@ -91,6 +91,29 @@ func TestNewerSchema(t *testing.T) {
 	}
 }
 
+// TestWrittenDocumentIsTheStores: a later update rests on what was written, not
+// on what callers have done since to what they gave and got.
+func TestWrittenDocumentIsTheStores(t *testing.T) {
+	s := newStore(t, config(single(t)))
+	a := storetest.Minimal(mustKey("openai.a"))
+	a.Credentials = []byte("sealed")
+	must(t, s.Create(t.Context(), a))
+	a.Credentials[0] = 'X'
+	for _, label := range []string{"first", "second", "third"} {
+		b, err := s.Update(t.Context(), a.Key, account.Guard{}, account.Change{Fields: account.FieldLabel, To: account.Account{Label: label}, At: time.Now()})
+		must(t, err)
+		if b.Label != label || string(b.Credentials) != "sealed" {
+			t.Errorf("updated to %+v", b)
+		}
+		b.Credentials[0] = 'X'
+	}
+	stored, err := s.Get(t.Context(), a.Key)
+	must(t, err)
+	if stored.Label != "third" || string(stored.Credentials) != "sealed" {
+		t.Errorf("stored is %+v", stored)
+	}
+}
+
 // TestTimesToLive: tombstones and cache entries end by themselves, living
 // accounts never.
 func TestTimesToLive(t *testing.T) {

@@ -3,7 +3,10 @@ package provider_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -80,6 +83,79 @@ func TestPut(t *testing.T) {
 	for _, e := range f.bus.AllRefreshed() {
 		if e.Reason != events.ReasonExternal {
 			t.Errorf("reason %s", e.Reason)
+		}
+	}
+}
+
+// readCounter counts the reads of documents.
+type readCounter struct {
+	ledger.Store
+	reads atomic.Int64
+}
+
+func (c *readCounter) Get(ctx context.Context, key account.Key) (account.Account, error) {
+	c.reads.Add(1)
+	return c.Store.Get(ctx, key)
+}
+
+// An account that is said to be new is made without a look at the store. What
+// is there all the same is treated as without that: kept, refused, or counted on
+// from.
+func TestPutOfANewAccount(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	store := &readCounter{Store: f.store}
+	p := f.worker(func(c *provider.Config) { c.Store = store })
+	put := func(credentials string) (events.Account, error) {
+		r := putRequest("x", []byte(credentials))
+		r.IfVersion = new(account.Version(0))
+		return p.Put(t.Context(), r)
+	}
+	doc, err := put(`{"access_token":"a1","expires_at":4102444800}`)
+	if err != nil || doc.Version != 1 || doc.Status != account.Active || doc.ExpiresAt.Year() != 2100 {
+		t.Errorf("%+v %v", doc, err)
+	}
+	if reply := f.token(p, "x", events.TokenRequest{}); reply.AccessToken.Reveal() != "a1" || reply.Source != events.SourceL1 {
+		t.Errorf("the token is %+v", reply)
+	}
+	if n := store.reads.Load(); n != 0 {
+		t.Errorf("%d reads of the store", n)
+	}
+	if doc, err := put(`{"expires_at":4102444800,"access_token":"a1"}`); err != nil || doc.Version != 1 {
+		t.Errorf("the same again: %+v %v", doc, err)
+	}
+	_, err = put(`{"access_token":"a2"}`)
+	badRequest(t, "another login", err, "if_version")
+	if _, err := p.Delete(t.Context(), ref("x")); err != nil {
+		t.Fatal(err)
+	}
+	if doc, err := put(`{"access_token":"a2"}`); err != nil || doc.Version != 3 {
+		t.Errorf("after the deletion: %+v %v", doc, err)
+	}
+}
+
+// Two that both say that the account is new: one is refused, as if it had come
+// later.
+func TestPutOfANewAccountTwice(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	workers := []*provider.Provider{f.worker(), f.worker()}
+	for round := range 20 {
+		id := fmt.Sprintf("x%d", round)
+		var made atomic.Int64
+		var wg sync.WaitGroup
+		for i, p := range workers {
+			wg.Go(func() {
+				r := putRequest(id, fmt.Appendf(nil, `{"access_token":"a%d"}`, i))
+				r.IfVersion = new(account.Version(0))
+				if doc, err := p.Put(t.Context(), r); err == nil && doc.Version == 1 {
+					made.Add(1)
+				} else {
+					badRequest(t, "who came second", err, "if_version")
+				}
+			})
+		}
+		wg.Wait()
+		if n := made.Load(); n != 1 {
+			t.Errorf("%s was made by %d", id, n)
 		}
 	}
 }

@@ -97,6 +97,26 @@ func TestImportKeepsOrder(t *testing.T) {
 	}
 }
 
+// TestImportMeetsAnother: an account that somebody else made after tokenctl had
+// looked gets the login all the same.
+func TestImportMeetsAnother(t *testing.T) {
+	f, args := newFleet(t)
+	var puts atomic.Int64
+	f.before = func(verb, id string) error {
+		if verb != events.VerbPut || puts.Add(1) > 1 {
+			return nil
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		_, err := f.put(events.PutRequest{Platform: "acme", ID: id, Type: "oauth", Credentials: []byte(`{"access_token":"SECRET-other"}`)})
+		return err
+	}
+	code, stdout, stderr := importing(t.Context(), newApp(nil, nil), append(args, "--output", "json", loginsFile(t, 1))...)
+	if r := results(t, stdout); code != exitOK || len(r) != 1 || r[0].Version != 2 || puts.Load() != 2 {
+		t.Errorf("exit code %d, %d puts, %+v, stderr %q", code, puts.Load(), r, stderr)
+	}
+}
+
 // TestImportAsksBusyWorkersAgain: "too much to do" fails no login.
 func TestImportAsksBusyWorkersAgain(t *testing.T) {
 	f, args := newFleet(t)

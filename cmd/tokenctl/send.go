@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/loginfile"
@@ -193,8 +194,16 @@ func (s *sender) put(ctx context.Context, it *item, isNew bool) (events.Account,
 	if s.options.labelSet || l.Label != "" && (isNew || l.Format == loginfile.FormatTokenbus) {
 		req.Label = &l.Label
 	}
+	guess := isNew && req.IfVersion == nil
+	if guess {
+		req.IfVersion = new(account.Version) // none: saves the worker a look
+	}
 	var doc events.Account
 	err := s.admin(ctx, events.VerbPut, req, &doc)
+	if guess && errors.Is(err, &events.Error{Code: events.CodeBadRequest}) {
+		req.IfVersion = nil // somebody else's came first, or the login is wrong as well without it
+		err = s.admin(ctx, events.VerbPut, req, &doc)
+	}
 	return doc, err
 }
 
