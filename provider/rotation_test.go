@@ -381,6 +381,31 @@ func TestPutMidRotationWins(t *testing.T) {
 	}
 }
 
+// A refresh that nobody disturbs reads the store once: before it begins.
+func TestARefreshReadsTheStoreOnce(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", -time.Minute)
+	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+	var reads, writes atomic.Int64
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		switch op {
+		case "Get":
+			reads.Add(1)
+		case "Update":
+			writes.Add(1)
+		}
+		return true, nil
+	})
+	if r := f.token(p, "x", events.TokenRequest{}); r.Version != 2 {
+		t.Fatalf("%+v", r)
+	}
+	eventually(t, "it has begun, has ended, and is announced", func() bool { return writes.Load() == 3 })
+	if n := reads.Load(); n != 1 {
+		t.Errorf("%d reads, want 1", n)
+	}
+}
+
 func TestPatchMidRotationIsMerged(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()

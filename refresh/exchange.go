@@ -47,7 +47,7 @@ func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, from
 	f.log.Info("exchange", "account", f.key.String(), "version", d.Version, "outcome", verdict.Outcome, "code", verdict.Code, "attempt", d.Rotation.Attempts)
 	p.report(d, verdict)
 	p.leave()
-	return f.settleUntilDone(ctx, rec, verdict)
+	return f.settleUntilDone(ctx, rec, verdict, d)
 }
 
 // unanswered is the verdict on a request that brought no answer.

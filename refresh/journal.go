@@ -104,7 +104,7 @@ func (r *Refresher) replay(ctx context.Context, rec rotation.Record) error {
 	if err := json.Unmarshal(plain, &raw); err != nil {
 		return fmt.Errorf("decode journal record of %s: not of the expected form", rec.Key)
 	}
-	if _, err := r.settle(ctx, rec, r.cfg.Endpoint.Judge(rec.Key.Platform(), raw)); err != nil {
+	if _, err := r.settle(ctx, rec, r.cfg.Endpoint.Judge(rec.Key.Platform(), raw), nil); err != nil {
 		return err
 	}
 	r.stats.replayed.Add(1)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/failpoint"
 	"github.com/tokenbus/tokenbus/ledger"
@@ -17,12 +18,14 @@ const goneAfter = 3
 
 // settleUntilDone writes the outcome, again and again until the store has it.
 // Before the second attempt the answer is made durable beside the store. A
-// stop ends the attempts, not the one that is under way.
-func (r *Refresher) settleUntilDone(ctx context.Context, rec rotation.Record, v rotation.Verdict) error {
+// stop ends the attempts, not the one that is under way. begun is the document
+// with this rotation's record, as this worker has just written it; nil: unknown.
+func (r *Refresher) settleUntilDone(ctx context.Context, rec rotation.Record, v rotation.Verdict, begun *ledger.Document) error {
 	answered := len(rec.Answer) > 0
 	var disk, shared bool
 	for attempt := 1; ; attempt++ {
-		result, err := r.settle(ctx, rec, v)
+		result, err := r.settle(ctx, rec, v, begun)
+		begun = nil // whatever that attempt did to it
 		if err == nil {
 			failpoint.At("settled")
 			r.forget(ctx, rec, attempt > 1)
@@ -55,10 +58,20 @@ func (r *Refresher) leave(rec rotation.Record, kept bool) {
 	r.log.Error("the outcome of an exchange is not saved anywhere", "account", rec.Key.String(), "version", rec.FromVersion)
 }
 
-// settle reads the document, asks [rotation.Settle] what the outcome does to
-// it, and writes that, once. result is what those who wait get. err means that
-// the outcome is not, or not certainly, in the store: call again.
-func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.Verdict) (result, err error) {
+// settle writes the outcome, once. result is what those who wait get. err means
+// that the outcome is not, or not certainly, in the store: call again.
+//
+// As a rule nobody has touched the document since the rotation's record was
+// written: then that is the newest, and no read is needed. The store holds the
+// write against it whole: version, rev and record.
+func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.Verdict, begun *ledger.Document) (result, err error) {
+	if begun != nil {
+		unchanged := ledger.GuardOf(&begun.Account)
+		result, err = r.apply(ctx, begun, rec, v, &unchanged)
+		if !errors.Is(err, ledger.ErrConflict) && !errors.Is(err, ledger.ErrNotFound) {
+			return result, err
+		}
+	}
 	d, err := r.ledger.ReadOpened(ctx, rec.Key)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound) && !v.Brought():
@@ -66,29 +79,35 @@ func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.
 	case err != nil: // also where there is no such account: a read alone drops no answer
 		return nil, err
 	}
-	e := rotation.Settle(&d.Account, rec, v, r.merged(&d, v), r.settleRules(&d, v))
+	return r.apply(ctx, &d, rec, v, nil)
+}
+
+// apply asks [rotation.Settle] what the outcome does to the document, and writes
+// that, under its guard or, if not nil, a stricter one.
+func (r *Refresher) apply(ctx context.Context, d *ledger.Document, rec rotation.Record, v rotation.Verdict, stricter *account.Guard) (result, err error) {
+	e := rotation.Settle(&d.Account, rec, v, r.merged(d, v), r.settleRules(d, v))
 	note := func(d *ledger.Document) {
 		if e.Note != "" {
 			r.log.Info(e.Note, "account", rec.Key.String(), "from_version", rec.FromVersion, "version", d.Version, "reason", rec.Reason, "code", v.Code)
 		}
 	}
 	if e.Change == nil {
-		note(&d)
-		r.ledger.Adopt(&d)
+		note(d)
+		r.ledger.Adopt(d)
 		return nil, nil
 	}
-	guard, change := e.Guard, *e.Change
+	guard, change := *cmp.Or(stricter, &e.Guard), *e.Change
 	if e.Credentials != nil {
 		if err := r.ledger.Seal(&change.To, *e.Credentials); err != nil {
 			return nil, err
 		}
 	}
 	if e.Above {
-		if err := r.ledger.Lift(ctx, &d, &guard, &change); err != nil {
+		if err := r.ledger.Lift(ctx, d, &guard, &change); err != nil {
 			return nil, err
 		}
 	}
-	doc, err := r.ledger.Write(ctx, &d, guard, change)
+	doc, err := r.ledger.Write(ctx, d, guard, change)
 	if err != nil {
 		return nil, err
 	}
