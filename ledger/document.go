@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +68,13 @@ func (l *Ledger) Write(ctx context.Context, d *Document, g account.Guard, c acco
 	if err != nil {
 		return Document{}, err
 	}
-	return l.opened(Document{Account: doc, mark: d.mark}), nil
+	after := Document{Account: doc, mark: d.mark}
+	if len(doc.Credentials) > 0 && d.Unreadable == nil && bytes.Equal(doc.Credentials, d.Account.Credentials) { // as when d was opened
+		after.stored, after.Opened = doc.Fingerprints, d.Opened
+		after.Fingerprints.Access, after.Fingerprints.Refresh = d.Fingerprints.Access, d.Fingerprints.Refresh
+		return after, nil
+	}
+	return l.opened(after), nil
 }
 
 func (l *Ledger) write(ctx context.Context, d *Document, g account.Guard, c account.Change) (doc account.Account, err error) {

@@ -50,7 +50,7 @@ func New(cfg Config) *Desk {
 }
 
 // Cached answers from memory alone, with the encoded reply. It is the fast
-// path of [Desk.Token], which gives every answer that Cached doesn't. It never
+// path of [Desk.Ask], which gives every answer that Cached doesn't. It never
 // blocks and may start a refresh beside the request.
 func (d *Desk) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
 	now := d.cfg.Clock.Now()
