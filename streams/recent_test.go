@@ -37,3 +37,22 @@ func TestRecent(t *testing.T) {
 		t.Errorf("nil remembers %d", v)
 	}
 }
+
+// What was seen last is remembered, however many keys came and went before, each
+// of them once: that is how an import and a pass over due accounts look.
+func TestRecentRemembersTheLast(t *testing.T) {
+	const keys, behind = 1000, 499
+	r := streams.NewRecent[int, int](keys)
+	for i := range 20 * keys {
+		r.Saw(i, i)
+		if i < behind {
+			continue
+		}
+		if v, ok := r.Get(i - behind); !ok || v != i-behind {
+			t.Fatalf("%d keys later: %d, %t", behind, v, ok)
+		}
+	}
+	if _, ok := r.Get(18 * keys); ok {
+		t.Error("more keys are remembered than were asked for")
+	}
+}
