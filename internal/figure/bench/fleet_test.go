@@ -209,6 +209,29 @@ func (f *fleet) serves() *worker {
 	return w
 }
 
+// caughtUp returns when the worker knows the store's index (which Start
+// measures), and all workers have worked off what events there were.
+func (w *worker) caughtUp() {
+	b := w.b
+	b.Helper()
+	_, err := w.store.Pending(b.Context(), 1)
+	check(b, err)
+	consumer, err := w.js.Consumer(b.Context(), events.StreamEvents, "tokenbus-workers")
+	check(b, err)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.Now().Add(patience); ; <-tick.C {
+		info, err := consumer.Info(b.Context())
+		check(b, err)
+		if info.NumPending == 0 && info.NumAckPending == 0 {
+			return
+		}
+		if time.Now().After(late) {
+			b.Fatalf("%d events wait, and %d are worked on", info.NumPending, info.NumAckPending)
+		}
+	}
+}
+
 // stop stops the worker, with all that it began at its end.
 func (w *worker) stop() {
 	w.once.Do(func() {
