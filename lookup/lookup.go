@@ -49,40 +49,6 @@ func New(cfg Config) *Desk {
 	return &Desk{cfg: cfg, ledger: cfg.Ledger, crowds: crowds{m: map[any]*list.List{}}, errors: map[events.Code]int64{}}
 }
 
-// Cached answers from memory alone, with the encoded reply. It is the fast
-// path of [Desk.Ask], which gives every answer that Cached doesn't. It never
-// blocks and may start a refresh beside the request.
-func (d *Desk) Cached(key account.Key, req events.TokenRequest) ([]byte, bool) {
-	now := d.cfg.Clock.Now()
-	k, j := d.remembered(key, req, now)
-	if k == nil {
-		return nil, false
-	}
-	if j.refresh {
-		d.refreshBeside(k.View)
-	}
-	d.ledger.CheckSoon(k, now)
-	d.counts.l1.Add(1)
-	if j.notModified {
-		return k.NotModified(), true
-	}
-	return k.Body(), true
-}
-
-// remembered returns what is in memory of the account and how it serves the
-// request; nil if it doesn't.
-func (d *Desk) remembered(key account.Key, req events.TokenRequest, now time.Time) (*ledger.Known, judgement) {
-	k := d.ledger.Known(key)
-	if k == nil || k.View == nil || k.View.Gone || !d.ledger.Fresh(k, now) || k.Busy.After(now) {
-		return nil, judgement{}
-	}
-	j := d.judge(k.View, req, now)
-	if !j.serves() {
-		return nil, j
-	}
-	return k, j
-}
-
 // Ask answers a token request that Cached has no answer for. It doesn't block:
 // answer is called once, from any goroutine, with the encoded reply or an
 // [*events.Error], at the latest when the request's timeout has passed; a
