@@ -1,6 +1,9 @@
 package account
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // Fields names groups of document fields that a [Change] sets together.
 type Fields uint32
@@ -30,6 +33,9 @@ type Guard struct {
 	Rotation *string // nil: any; "": no rotation; else the rotation's id
 	// Heartbeat is compared only where Rotation names an id; nil: any.
 	Heartbeat *int64
+	// Credentials are the sealed bytes; nil: any. Programs that write documents
+	// without raising version or rev are told by them.
+	Credentials []byte
 }
 
 // NoRotation is the guard value for "no rotation is recorded".
@@ -38,6 +44,9 @@ func NoRotation() *string { return new("") }
 // Holds reports whether the guard's condition is true of a.
 func (g Guard) Holds(a *Account) bool {
 	if g.Version != 0 && a.Version != g.Version || g.Rev != 0 && a.Rev != g.Rev {
+		return false
+	}
+	if g.Credentials != nil && !bytes.Equal(a.Credentials, g.Credentials) {
 		return false
 	}
 	if g.Rotation == nil {

@@ -64,11 +64,12 @@ func (l *Ledger) ReadOpened(ctx context.Context, key account.Key) (Document, err
 // Write is a compare-and-set on the document that was read, and returns the
 // document as it is afterwards. Errors are the store's.
 func (l *Ledger) Write(ctx context.Context, d *Document, g account.Guard, c account.Change) (Document, error) {
+	m := l.l1.mark(d.Key)
 	doc, err := l.write(ctx, d, g, c)
 	if err != nil {
 		return Document{}, err
 	}
-	after := Document{Account: doc, mark: d.mark}
+	after := Document{Account: doc, mark: m}
 	if len(doc.Credentials) > 0 && d.Unreadable == nil && bytes.Equal(doc.Credentials, d.Account.Credentials) { // as when d was opened
 		after.stored, after.Opened = doc.Fingerprints, d.Opened
 		after.Fingerprints.Access, after.Fingerprints.Refresh = d.Fingerprints.Access, d.Fingerprints.Refresh

@@ -24,6 +24,10 @@ import (
 // maxRounds is how many refreshes one request waits for.
 const maxRounds = 4
 
+// maxLooks is how many looks at accounts may run at once. One may last longer
+// than the requests for it: by the time limits of cache and store.
+const maxLooks = 1 << 14
+
 // Config is what a [Desk] is made of. All fields are required.
 type Config struct {
 	Ledger    *ledger.Ledger
@@ -40,13 +44,17 @@ type Desk struct {
 	ledger *ledger.Ledger
 	counts struct{ l1, shared, store, refresh atomic.Int64 }
 	crowds crowds
-	mu     sync.Mutex // guards errors
+	looks  chan struct{} // one taken by each search
+	mu     sync.Mutex    // guards errors
 	errors map[events.Code]int64
 }
 
 // New returns a Desk.
 func New(cfg Config) *Desk {
-	return &Desk{cfg: cfg, ledger: cfg.Ledger, crowds: crowds{m: map[any]*list.List{}}, errors: map[events.Code]int64{}}
+	return &Desk{
+		cfg: cfg, ledger: cfg.Ledger, crowds: crowds{m: map[any]*list.List{}}, looks: make(chan struct{}, maxLooks),
+		errors: map[events.Code]int64{},
+	}
 }
 
 // Ask answers a token request that Cached has no answer for. It doesn't block:
@@ -90,11 +98,20 @@ func (d *Desk) admit(key account.Key, req events.TokenRequest, end func(*outcome
 	return w
 }
 
-// expire ends a request whose time is up.
+// expire ends a request whose time is up: with what is in memory, though it could
+// not be checked in that time, if that serves.
 func (d *Desk) expire(w *waiter) {
-	if d.crowds.leave(w) {
-		d.fail(w, timedOut(w.key))
+	if !d.crowds.leave(w) {
+		return
 	}
+	k, now := d.ledger.Known(w.key), d.cfg.Clock.Now()
+	if k.Servable() && !k.Busy.After(now) {
+		if j := d.judge(k.View, w.req, now); j.serves() {
+			d.serve(w, outcomeOf(k, k.View, j, events.SourceL1))
+			return
+		}
+	}
+	d.fail(w, timedOut(w.key))
 }
 
 func (d *Desk) fail(w *waiter, e *events.Error) {
@@ -118,7 +135,9 @@ func (d *Desk) take(ctx context.Context, w *waiter) {
 	if k != nil && k.View != nil && d.ledger.Fresh(k, now) {
 		j := d.judge(k.View, w.req, now)
 		if flight := d.cfg.Refresher.Running(w.key); flight != nil && j.err == nil && (j.wait || k.Busy.After(now)) {
-			d.board(ctx, w, flight, !j.wait)
+			if d.board(w, flight, !j.wait) {
+				go d.land(ctx, flight)
+			}
 			return
 		}
 	}
@@ -144,7 +163,15 @@ func (d *Desk) seek(ctx context.Context, w *waiter) {
 	case !ok:
 		d.fail(w, timedOut(w.key))
 	case first:
-		go d.search(ctx, s)
+		select {
+		case d.looks <- struct{}{}:
+			go func() {
+				defer func() { <-d.looks }()
+				d.search(ctx, s)
+			}()
+		default:
+			d.dismiss(s, events.Unavailable(events.RetrySoon, "%s: this worker has very many accounts to look up", w.key))
+		}
 	}
 }
 
@@ -168,8 +195,12 @@ func (d *Desk) search(ctx context.Context, s search) {
 		d.dismiss(s, j.err)
 	case j.wait, want.Join:
 		flight, _ := d.cfg.Refresher.Refresh(s.key, want)
+		mine := false
 		for _, w := range d.crowds.disband(s) {
-			d.board(ctx, w, flight, want.Join)
+			mine = d.board(w, flight, want.Join) || mine
+		}
+		if mine {
+			go d.land(ctx, flight)
 		}
 	default:
 		if j.refresh {
@@ -203,15 +234,14 @@ func outcomeOf(k *ledger.Known, v *rotation.View, j judgement, source events.Sou
 }
 
 // board has w wait for a flight: for what comes of it or, with join, for its end
-// alone.
-func (d *Desk) board(ctx context.Context, w *waiter, flight *refresh.Flight, join bool) {
+// alone. first says that the caller sees to it that it lands.
+func (d *Desk) board(w *waiter, flight *refresh.Flight, join bool) (first bool) {
 	w.join = join
-	switch first, ok := d.crowds.join(flight, w); {
-	case !ok:
+	first, ok := d.crowds.join(flight, w)
+	if !ok {
 		d.fail(w, timedOut(w.key))
-	case first:
-		go d.land(ctx, flight)
 	}
+	return first
 }
 
 // land waits for the flight and answers those who wait for it. Each is judged

@@ -38,6 +38,9 @@ func filter(key account.Key, g account.Guard) bson.D {
 	if g.Rev != 0 {
 		f = append(f, bson.E{Key: "rev", Value: int64(g.Rev)})
 	}
+	if g.Credentials != nil {
+		f = append(f, bson.E{Key: "credentials", Value: g.Credentials})
+	}
 	switch {
 	case g.Rotation == nil:
 	case *g.Rotation == "":

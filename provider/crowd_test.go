@@ -175,6 +175,68 @@ func TestACrowdIsJudgedOneByOne(t *testing.T) {
 	}
 }
 
+// A look that outlasts the request for it keeps no living token from it: what
+// is in memory is served at its deadline, as it would be if the look had failed.
+func TestP7WhatIsInMemoryServesAtTheDeadline(t *testing.T) {
+	for name, c := range map[string]struct {
+		timeout time.Duration // less than the looks take
+		stale   func(f *fleet, p *provider.Provider)
+	}{
+		"too old":     {800 * time.Millisecond, func(f *fleet, _ *provider.Provider) { f.clock.advance(f.timing.L1MaxAge) }},
+		"after a cut": {time.Second, func(_ *fleet, p *provider.Provider) { p.Resync() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, oauthtest.Config{})
+			p := f.worker()
+			f.login(p, "x", 2*time.Hour)
+			f.token(p, "x", events.TokenRequest{})
+			eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+			f.store.Fault.Set(hang)
+			f.cache.Fault.Set(hang)
+			defer f.store.Fault.Set(nil)
+			defer f.cache.Fault.Set(nil)
+			c.stale(f, p)
+			r, err := p.Token(t.Context(), key("x"), events.TokenRequest{Timeout: c.timeout})
+			if err != nil || r.Version != 1 || r.Source != events.SourceL1 {
+				t.Errorf("%+v, %v, want version 1 from memory", r, err)
+			}
+			if _, err := p.Token(t.Context(), key("x"), events.TokenRequest{Timeout: 10 * time.Millisecond, MinVersion: 2}); err == nil {
+				t.Error("version 1 is served to who has seen version 2")
+			}
+		})
+	}
+}
+
+// Looks that hang are bounded, also where each is another's and all requests
+// have been answered.
+func TestLooksAreBounded(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	f.login(f.worker(), "x", 2*time.Hour)
+	p := f.worker() // knows nothing
+	f.store.Fault.Set(hang)
+	f.cache.Fault.Set(hang)
+	defer f.store.Fault.Set(nil)
+	defer f.cache.Fault.Set(nil)
+	before := runtime.NumGoroutine()
+	const n, most = 50_000, 1 << 14
+	all := make(answers, n)
+	for i := range n {
+		all.ask(t.Context(), p, "x", events.TokenRequest{Timeout: time.Millisecond, MinTTL: time.Duration(i + 1)}, 1)
+	}
+	refused := 0
+	for range n {
+		switch r := all.next(t); {
+		case isCode(r.err, events.CodeUnavailable):
+			refused++
+		case !isCode(r.err, events.CodeTimeout):
+			t.Fatalf("%+v, want a timeout, or that too many look", r)
+		}
+	}
+	if more := runtime.NumGoroutine() - before; more > most+100 || refused == 0 {
+		t.Errorf("%d goroutines for %d looks, %d refused; want at most %d", more, n, refused, most)
+	}
+}
+
 func isCode(err error, code events.Code) bool {
 	e, ok := errors.AsType[*events.Error](err)
 	return ok && e.Code == code

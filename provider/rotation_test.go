@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/internal/memory"
+	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
 	"github.com/tokenbus/tokenbus/provider"
@@ -403,6 +405,61 @@ func TestARefreshReadsTheStoreOnce(t *testing.T) {
 	eventually(t, "it has begun, has ended, and is announced", func() bool { return writes.Load() == 3 })
 	if n := reads.Load(); n != 1 {
 		t.Errorf("%d reads, want 1", n)
+	}
+}
+
+// Another worker says that a rotation is in doubt, and then its answer comes: all
+// are told that the doubt is over.
+func TestAnswerAfterADoubtIsTold(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	f.timing.LeaseTTL = 2 * time.Second
+	p := f.worker()
+	f.login(p, "x", 2*time.Minute)
+	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+	gate := make(chan struct{})
+	f.endpoint.Inject(oauthtest.HoldAfter(gate))
+	f.token(p, "x", events.TokenRequest{})
+	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) { return op != "Update", nil }) // no heartbeat comes through
+	f.clock.advance(f.timing.LeaseTTL)
+	f.store.Fault.Set(nil)
+	a := f.doc("x")
+	r := *a.Rotation
+	r.State = account.RotationInDoubt
+	_, err := f.store.Update(t.Context(), a.Key, account.Guard{Rotation: &r.ID, Heartbeat: &r.Heartbeat},
+		account.Change{Fields: account.FieldRotation, To: account.Account{Rotation: &r}, At: f.clock.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(gate)
+	eventually(t, "the answer is saved, and told", func() bool { return f.doc("x").Version == 2 && f.hasStatus("x", events.StatusRecovered) })
+}
+
+// A program that writes another login into the document in mid-exchange, and
+// raises nothing, keeps it all the same.
+func TestLoginOfAnotherProgramMidRotation(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	f.login(p, "x", 2*time.Minute)
+	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
+	gate := make(chan struct{})
+	f.endpoint.Inject(oauthtest.HoldAfter(gate))
+	f.token(p, "x", events.TokenRequest{})
+	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	access, refresh := f.endpoint.NewGrant("x")
+	a := f.doc("x")
+	c := account.Credentials{AccessToken: account.NewSecret(access), RefreshToken: account.NewSecret(refresh), ExpiresAt: f.clock.Now().Add(time.Hour)}
+	sealed, err := f.sealer.Seal(c.Encode(), ledger.Associated(a.Key, "credentials"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.Update(t.Context(), a.Key, account.Guard{}, account.Change{Fields: account.FieldCredentials, To: account.Account{Credentials: sealed}, At: f.clock.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	close(gate)
+	eventually(t, "the exchange has ended", func() bool { return p.Stats().Flights == 0 })
+	if a = f.doc("x"); !bytes.Equal(a.Credentials, sealed) {
+		t.Errorf("version %d has other credentials than were written beside", a.Version)
 	}
 }
 

@@ -47,6 +47,9 @@ func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, from
 	f.log.Info("exchange", "account", f.key.String(), "version", d.Version, "outcome", verdict.Outcome, "code", verdict.Code, "attempt", d.Rotation.Attempts)
 	p.report(d, verdict)
 	p.leave()
+	if d.Rotation.Attempts > 1 || f.clock.Elapsed()-started >= f.cfg.Timing.LeaseTTL/3 {
+		d = nil // heartbeats, or another's doubt, may be in the record by now
+	}
 	return f.settleUntilDone(ctx, rec, verdict, d)
 }
 

@@ -62,11 +62,12 @@ func (r *Refresher) leave(rec rotation.Record, kept bool) {
 // that the outcome is not, or not certainly, in the store: call again.
 //
 // As a rule nobody has touched the document since the rotation's record was
-// written: then that is the newest, and no read is needed. The store holds the
-// write against it whole: version, rev and record.
+// written: then begun is the newest, and no read is needed. The store refuses the
+// write where version, rev, rotation or credentials are others by now.
 func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.Verdict, begun *ledger.Document) (result, err error) {
 	if begun != nil {
 		unchanged := ledger.GuardOf(&begun.Account)
+		unchanged.Credentials = begun.Account.Credentials
 		result, err = r.apply(ctx, begun, rec, v, &unchanged)
 		if !errors.Is(err, ledger.ErrConflict) && !errors.Is(err, ledger.ErrNotFound) {
 			return result, err

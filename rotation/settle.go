@@ -81,7 +81,7 @@ func overtaken(a *account.Account, rec Record, m Merged) bool {
 }
 
 // commit merges what the endpoint brought over the newest document, as the
-// next version. The compare-and-set is on the version alone: a late answer is
+// next version. The compare-and-set need be on the version alone: a late answer is
 // still saved if nobody has committed since.
 func commit(a *account.Account, rec Record, v Verdict, m Merged, r Rules) Ending {
 	if end := m.Credentials.ExpiresAt; !end.IsZero() && !end.After(rec.At) {

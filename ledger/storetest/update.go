@@ -54,6 +54,9 @@ func guards(a account.Account) (out []account.Guard) {
 				for _, heartbeat := range []*int64{nil, new(a.Rotation.Heartbeat), new(a.Rotation.Heartbeat + 1), new(int64(0))} {
 					out = append(out, account.Guard{Version: version, Rev: rev, Rotation: rotation, Heartbeat: heartbeat})
 				}
+				for _, credentials := range [][]byte{a.Credentials, []byte("others"), {}} {
+					out = append(out, account.Guard{Version: version, Rev: rev, Rotation: rotation, Credentials: credentials})
+				}
 			}
 		}
 	}
@@ -68,7 +71,7 @@ func show(g account.Guard) string {
 	if g.Heartbeat != nil {
 		heartbeat = fmt.Sprint(*g.Heartbeat)
 	}
-	return fmt.Sprintf("{version %d, rev %d, rotation %s, heartbeat %s}", g.Version, g.Rev, rotation, heartbeat)
+	return fmt.Sprintf("{version %d, rev %d, rotation %s, heartbeat %s, credentials %q}", g.Version, g.Rev, rotation, heartbeat, g.Credentials)
 }
 
 // testFields sets each group of fields alone, and all together: to other
