@@ -112,14 +112,10 @@ func TestP2AnswerSurvivesItsWorker(t *testing.T) {
 func TestP2CloseFinishesTheRotation(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()
-	f.login(p, "x", 2*time.Minute)
-	gate := make(chan struct{})
-	f.endpoint.Inject(oauthtest.HoldAfter(gate))
-	f.token(p, "x", events.TokenRequest{}) // refreshes beside
-	eventually(t, "the refresh token is spent", func() bool { return f.endpoint.Exchanges() == 1 })
+	release := f.exchanging(p, "x")
 	closed := make(chan error, 1)
 	go func() { closed <- p.Close(t.Context()) }()
-	close(gate)
+	release()
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}
@@ -367,13 +363,9 @@ func TestRejectedVersion(t *testing.T) {
 func TestPutMidRotationWins(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()
-	f.login(p, "x", 2*time.Minute)
-	gate := make(chan struct{})
-	f.endpoint.Inject(oauthtest.HoldAfter(gate))
-	f.token(p, "x", events.TokenRequest{})
-	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	release := f.exchanging(p, "x")
 	access, _ := f.login(p, "x", time.Hour) // a person logs in meanwhile
-	close(gate)
+	release()
 	eventually(t, "the rotation has ended", func() bool { return p.Stats().Flights == 0 })
 	if a := f.doc("x"); a.Version != 2 || a.Rotation != nil {
 		t.Errorf("version %d, rotation %v", a.Version, a.Rotation)
@@ -381,6 +373,20 @@ func TestPutMidRotationWins(t *testing.T) {
 	if reply := f.token(p, "x", events.TokenRequest{}); reply.AccessToken.Reveal() != access {
 		t.Error("the newer login is lost")
 	}
+}
+
+// exchanging logs an account in, announced, whose refresh runs when it returns: the
+// endpoint has taken the refresh token, and answers after release.
+func (f *fleet) exchanging(p *provider.Provider, id string) (release func()) {
+	f.t.Helper()
+	t := f.t.(*testing.T)
+	f.login(p, id, 2*time.Minute)
+	eventually(t, "the login is announced", func() bool { return !f.doc(id).AnnouncePending })
+	gate := make(chan struct{})
+	f.endpoint.Inject(oauthtest.HoldAfter(gate))
+	f.token(p, id, events.TokenRequest{}) // refreshes beside
+	eventually(t, "the refresh token is spent", func() bool { return f.endpoint.Exchanges() == 1 })
+	return func() { close(gate) }
 }
 
 // A refresh that nobody disturbs reads the store once: before it begins.
@@ -414,12 +420,7 @@ func TestAnswerAfterADoubtIsTold(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	f.timing.LeaseTTL = 2 * time.Second
 	p := f.worker()
-	f.login(p, "x", 2*time.Minute)
-	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
-	gate := make(chan struct{})
-	f.endpoint.Inject(oauthtest.HoldAfter(gate))
-	f.token(p, "x", events.TokenRequest{})
-	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	release := f.exchanging(p, "x")
 	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) { return op != "Update", nil }) // no heartbeat comes through
 	f.clock.advance(f.timing.LeaseTTL)
 	f.store.Fault.Set(nil)
@@ -431,7 +432,7 @@ func TestAnswerAfterADoubtIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	close(gate)
+	release()
 	eventually(t, "the answer is saved, and told", func() bool { return f.doc("x").Version == 2 && f.hasStatus("x", events.StatusRecovered) })
 }
 
@@ -440,12 +441,7 @@ func TestAnswerAfterADoubtIsTold(t *testing.T) {
 func TestLoginOfAnotherProgramMidRotation(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()
-	f.login(p, "x", 2*time.Minute)
-	eventually(t, "the login is announced", func() bool { return !f.doc("x").AnnouncePending })
-	gate := make(chan struct{})
-	f.endpoint.Inject(oauthtest.HoldAfter(gate))
-	f.token(p, "x", events.TokenRequest{})
-	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	release := f.exchanging(p, "x")
 	access, refresh := f.endpoint.NewGrant("x")
 	a := f.doc("x")
 	c := account.Credentials{AccessToken: account.NewSecret(access), RefreshToken: account.NewSecret(refresh), ExpiresAt: f.clock.Now().Add(time.Hour)}
@@ -456,7 +452,7 @@ func TestLoginOfAnotherProgramMidRotation(t *testing.T) {
 	if _, err := f.store.Update(t.Context(), a.Key, account.Guard{}, account.Change{Fields: account.FieldCredentials, To: account.Account{Credentials: sealed}, At: f.clock.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	close(gate)
+	release()
 	eventually(t, "the exchange has ended", func() bool { return p.Stats().Flights == 0 })
 	if a = f.doc("x"); !bytes.Equal(a.Credentials, sealed) {
 		t.Errorf("version %d has other credentials than were written beside", a.Version)
@@ -466,17 +462,13 @@ func TestLoginOfAnotherProgramMidRotation(t *testing.T) {
 func TestPatchMidRotationIsMerged(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()
-	f.login(p, "x", 2*time.Minute)
-	gate := make(chan struct{})
-	f.endpoint.Inject(oauthtest.HoldAfter(gate))
-	f.token(p, "x", events.TokenRequest{})
-	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	release := f.exchanging(p, "x")
 	label := "new"
 	doc, err := p.Patch(t.Context(), events.PatchRequest{Platform: "demo", ID: "x", Label: &label, Extra: map[string]jsonRaw{"project_id": jsonRaw(`"p2"`)}})
 	if err != nil || doc.Version != 2 || doc.Label != "new" {
 		t.Fatalf("%+v %v", doc, err)
 	}
-	close(gate)
+	release()
 	eventually(t, "the answer is merged", func() bool { return f.doc("x").Version == 3 })
 	reply := f.token(p, "x", events.TokenRequest{})
 	if !f.endpoint.Valid(reply.AccessToken.Reveal()) || reply.Extra.Text("project_id") != "p2" {
@@ -487,15 +479,11 @@ func TestPatchMidRotationIsMerged(t *testing.T) {
 func TestDisableMidRotationStays(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
 	p := f.worker()
-	f.login(p, "x", 2*time.Minute)
-	gate := make(chan struct{})
-	f.endpoint.Inject(oauthtest.HoldAfter(gate))
-	f.token(p, "x", events.TokenRequest{})
-	eventually(t, "the exchange is under way", func() bool { return f.endpoint.Exchanges() == 1 })
+	release := f.exchanging(p, "x")
 	if _, err := p.Disable(t.Context(), ref("x")); err != nil {
 		t.Fatal(err)
 	}
-	close(gate)
+	release()
 	eventually(t, "the answer is saved", func() bool { return f.doc("x").Version == 2 })
 	if s := f.doc("x").Status; s != account.Disabled {
 		t.Errorf("status %s", s)
