@@ -32,7 +32,7 @@ var mutations = []struct {
 	{"a failed save is logged and forgotten", "expired", []edit{{"refresh/settle.go",
 		"		if answered && !(disk && shared) {\n", "		if true {\n			r.forget(ctx, rec, false)\n			return nil\n		}\n		if answered && !(disk && shared) {\n"}}},
 	{"who gives up cancels the refresh", "", []edit{{"lookup/lookup.go", "	if !d.crowds.leave(w) {\n		return\n	}\n", "	if !d.crowds.leave(w) {\n		return\n	}\n	d.cfg.Refresher.Abort()\n"}}},
-	{"a commit rests on what was begun, whatever came since", "", []edit{{"refresh/settle.go", "		unchanged := ledger.GuardOf(&begun.Account)\n", "		unchanged := account.Guard{}\n"}}},
+	{"a commit rests on what was begun, whatever came since", "", []edit{{"refresh/settle.go", "		unchanged := ledger.GuardOf(&begun.Account)\n		unchanged.Credentials = begun.Account.Credentials\n", "		unchanged := account.Guard{}\n"}}},
 	{"a crowd is served what a bump has overtaken", "", []edit{{"lookup/search.go", "		k, j := d.remembered(w.key, w.req, d.cfg.Clock.Now())\n", "		k, j := d.ledger.Known(w.key), judgement{}\n"}}},
 	{"no record when the lease backend is down", "", []edit{
 		{"refresh/refresh.go", "	f.lease = nil\n	f.log.Debug(", "	f.lease = nil\n	f.stats.undone.Store(1)\n	f.log.Debug("},
