@@ -21,6 +21,10 @@ func (v violation) String() string { return "violation of " + v.rule + ": " + v.
 // connection up closes it a moment later.
 const justNow = 100 * time.Millisecond
 
+// greeting is how long after it came about a connection may send what was held
+// back for it.
+const greeting = time.Second
+
 // judge holds a record against the rules. A question takes no longer than
 // patience. What is recorded meanwhile may be left out.
 func (r *record) judge(patience time.Duration) (found []violation) {
@@ -131,7 +135,14 @@ func (c *clientRecord) bumps(report reporter) {
 func (c *clientRecord) minVersions(patience time.Duration, report reporter) {
 	given := c.given()
 	for _, q := range c.asked {
-		if b := given.before(q.key, q.at-patience); b.version > q.version {
+		asked := q.at
+		// What is asked while there is no connection goes out with the next one.
+		if dialed, ok := last(c.dialed, q.at); ok && q.at-dialed < greeting {
+			if closed, ok := last(c.closed, dialed); ok {
+				asked = closed
+			}
+		}
+		if b := given.before(q.key, asked-patience); b.version > q.version {
 			report("min_version", "%s gave version %d of %s at %s, and asked with min_version %d at %s", c.name, b.version, q.key, b.at, q.version, q.at)
 		}
 	}
@@ -321,6 +332,8 @@ func TestRulesCanFail(t *testing.T) {
 		}), "cut"},
 		"min_version lags":          {client(func(c *clientRecord) { c.served = []served{gave(1, 4, 2)}; c.asked = []event{v(15, 1)} }), "min_version"},
 		"a question from before":    {client(func(c *clientRecord) { c.served = []served{gave(1, 4, 2)}; c.asked = []event{v(14, 1)} }), ""},
+		"held back while cut off":   {client(func(c *clientRecord) { cut(c); c.served = []served{gave(9, 10, 2)}; c.asked = []event{v(31, 1)} }), ""},
+		"lags before it was cut":    {client(func(c *clientRecord) { cut(c); c.served = []served{gave(1, 4, 2)}; c.asked = []event{v(31, 1)} }), "min_version"},
 		"two tokens of one version": {client(func(c *clientRecord) { c.served = []served{gave(1, 4, 2), {event: v(6, 2), began: 5, token: 7}} }), "token"},
 		"a token has ended":         {client(func(c *clientRecord) { c.served = []served{{event: v(6, 2), began: 5, expires: 5}} }), "token"},
 		"below min_version":         {worker(func(_ *record, w *workerRecord) { w.answered = []answered{{event: v(2, 1), began: 1, min: 2}} }), "floor"},
