@@ -207,6 +207,19 @@ func TestP7WhatIsInMemoryServesAtTheDeadline(t *testing.T) {
 	}
 }
 
+// A token that a refresh ends which runs is not served at a deadline either.
+func TestATokenThatIsBeingEndedIsNotServedAtTheDeadline(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	f.def.ServeWhileRefreshing = false
+	p := f.worker()
+	release := f.exchanging(p, "x")
+	f.refused(p, "x", events.TokenRequest{Timeout: 50 * time.Millisecond}, events.CodeTimeout)
+	release()
+	if r := f.token(p, "x", events.TokenRequest{}); r.Version != 2 {
+		t.Errorf("%+v, want version 2", r)
+	}
+}
+
 // Looks that hang are bounded, also where each is another's and all requests
 // have been answered.
 func TestLooksAreBounded(t *testing.T) {

@@ -414,6 +414,20 @@ func TestARefreshReadsTheStoreOnce(t *testing.T) {
 	}
 }
 
+// What is committed after bumps may have been missed is as new as that: nobody
+// looks once more before it is served.
+func TestCommitAfterAResyncIsFresh(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	p := f.worker()
+	release := f.exchanging(p, "x")
+	p.Resync()
+	release()
+	eventually(t, "the answer is saved", func() bool { return f.doc("x").Version == 2 && p.Stats().Flights == 0 })
+	if _, ok := p.Cached(key("x"), events.TokenRequest{MinVersion: 2}); !ok {
+		t.Error("version 2 was just committed, and must be looked up")
+	}
+}
+
 // Another worker says that a rotation is in doubt, and then its answer comes: all
 // are told that the doubt is over.
 func TestAnswerAfterADoubtIsTold(t *testing.T) {

@@ -47,7 +47,8 @@
 //   - token: two look-ups that give the same version of an account give the same
 //     token; and it hasn't ended when the look-up begins.
 //   - min_version: a question carries the newest version that was given by the
-//     longest time before that a question may take.
+//     longest time before that a question may take. One that goes out with a new
+//     connection counts as asked when the last one ended.
 //   - newest: once all links are healed, each client comes to the newest version
 //     within max age and some patience.
 //
