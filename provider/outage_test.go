@@ -323,11 +323,33 @@ func TestP2NothingIsSentThatTheSpoolCantKeep(t *testing.T) {
 	if e := f.refused(p, "x", events.TokenRequest{}, events.CodeUnavailable); e.RetryAfter <= 0 || f.endpoint.Exchanges() != 0 {
 		t.Fatalf("%v, after %d exchanges", e, f.endpoint.Exchanges())
 	}
+	if f.doc("x").Rotation != nil {
+		t.Error("a rotation is recorded that nobody makes")
+	}
 	spool.Fault.Set(nil)
 	eventually(t, "it goes on when there is room", func() bool {
 		_, err := p.Token(t.Context(), key("x"), events.TokenRequest{})
 		return err == nil
 	})
+}
+
+// The place of an answer is given up with the exchange, whatever came of that.
+func TestPlacesInTheSpoolAreGivenUp(t *testing.T) {
+	f := newFleet(t, oauthtest.Config{})
+	spool := &memory.Journal{}
+	p := f.worker(func(c *provider.Config) { c.Spool = spool })
+	for id, fault := range map[string]oauthtest.Fault{
+		"answered": {}, "refused": oauthtest.Refuse(503, ""), "cut-off": oauthtest.HangUp(),
+	} {
+		f.login(p, id, time.Millisecond)
+		f.endpoint.Inject(fault)
+		sent := f.endpoint.Stats().Requests
+		_, _ = p.Token(t.Context(), key(id), events.TokenRequest{})
+		if f.endpoint.Stats().Requests != sent+1 {
+			t.Fatalf("%s: no exchange was made", id)
+		}
+		eventually(t, "the place of "+id+" is given up", func() bool { return spool.Places() == 0 })
+	}
 }
 
 // What is due is left to others by a worker whose spool can't keep an answer: it

@@ -16,8 +16,9 @@ import (
 
 // exchange sends the refresh token of a begun rotation, once, and sees to it
 // that the outcome is written. It runs to its end whatever becomes of those
-// who wait. started is when the record's write was begun.
-func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, from account.Version, started time.Duration) error {
+// who wait. started is when the record's write was begun, place is for the
+// answer.
+func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, place Place, from account.Version, started time.Duration) error {
 	failpoint.At("begun")
 	if !f.policy.ServeWhileRefreshing {
 		until := f.clock.Now().Add(f.policy.Timeout)
@@ -36,7 +37,7 @@ func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, from
 	verdict := unanswered(sendErr)
 	if sendErr == nil {
 		rec.At = rotation.Millis(raw.SentAt)
-		if err := f.stash(ctx, &rec, raw); err != nil {
+		if err := f.stash(place, &rec, raw); err != nil {
 			f.log.Error("answer is not in the spool; it goes to the store at once", "account", f.key.String(), "error", err)
 		}
 		failpoint.At("stashed")
@@ -73,9 +74,9 @@ func unanswered(err error) rotation.Verdict {
 // FieldAnswer names the sealed part of a journal record.
 const FieldAnswer = "answer"
 
-// stash seals the answer and puts it into the spool before anything else is
-// done with it.
-func (r *Refresher) stash(ctx context.Context, rec *rotation.Record, raw RawAnswer) error {
+// stash seals the answer and puts it into its place in the spool before anything
+// else is done with it.
+func (r *Refresher) stash(place Place, rec *rotation.Record, raw RawAnswer) error {
 	plain, err := json.Marshal(raw)
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
@@ -83,5 +84,5 @@ func (r *Refresher) stash(ctx context.Context, rec *rotation.Record, raw RawAnsw
 	if rec.Answer, err = r.cfg.Sealer.Seal(plain, ledger.Associated(rec.Key, FieldAnswer)); err != nil {
 		return fmt.Errorf("seal answer: %w", err)
 	}
-	return r.cfg.Spool.Stash(ctx, *rec)
+	return place.Stash(*rec)
 }

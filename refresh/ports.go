@@ -68,12 +68,22 @@ func (e *TornError) Unwrap() error { return e.Err }
 // enough for every answer.
 type Spool interface {
 	Journal
-	// Stash keeps the record through the death of the process, though not of
-	// the machine: one write, no fsync. Put makes a stashed record durable.
-	Stash(ctx context.Context, r rotation.Record) error
-	// Check returns nil if a record could be kept now. It is called before
-	// each exchange.
+	// Reserve makes room for the record of an exchange, before that is made: so
+	// its answer is kept whatever becomes of the disk meanwhile.
+	Reserve(key account.Key, rotationID string) (Place, error)
+	// Check returns nil if a record could be kept now.
 	Check() error
+}
+
+// Place is the room for one record. It is used by one goroutine.
+type Place interface {
+	// Stash keeps the record that the place is for through the death of the
+	// process, though not of the machine: one write, no fsync. [Journal].Put makes
+	// a stashed record durable.
+	Stash(r rotation.Record) error
+	// Release gives the room back, unless there is a record in it. It must be
+	// called, and may be called again.
+	Release()
 }
 
 // Endpoint talks to the token endpoints (package oauth).

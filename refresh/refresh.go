@@ -272,10 +272,6 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 	if f.stats.waiting.Load() > int64(f.cfg.MaxJournal) {
 		return false, f.hold(journalFull, "more answers wait in the journal than it is good for; nothing more is exchanged before the account store takes them")
 	}
-	if err := f.cfg.Spool.Check(); err != nil { // what came of it might be kept nowhere
-		f.log.Error("spool can't keep an answer; nothing is sent", "account", f.key.String(), "error", err)
-		return false, f.hold(spoolFull, "this worker's disk can't keep the answer; nothing is sent")
-	}
 	pass, err := f.enter(ctx)
 	if err != nil {
 		return false, err
@@ -296,6 +292,12 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 		from = announced // what comes of it counts on from there
 	}
 	record, guard := rotation.Begin(&f.doc.Account, f.cfg.WorkerID, f.cfg.Host, f.look(), f.ledger.Rules(f.key))
+	place, err := f.cfg.Spool.Reserve(f.key, record.ID)
+	if err != nil { // what came of it might be kept nowhere
+		f.log.Error("spool can't keep an answer; nothing is sent", "account", f.key.String(), "error", err)
+		return false, f.hold(spoolFull, "this worker's disk can't keep the answer; nothing is sent")
+	}
+	defer place.Release()
 	if record.Attempts > 1 {
 		f.log.Warn("rotation taken over; the refresh token may be sent a second time", "account", f.key.String(),
 			"version", f.doc.Version, "holder", f.doc.Rotation.Worker, "attempt", record.Attempts)
@@ -315,7 +317,7 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 		}
 	}
 	f.begun = true
-	return false, f.exchange(ctx, &doc, pass, from, started)
+	return false, f.exchange(ctx, &doc, pass, place, from, started)
 }
 
 // StoreBehind refuses to build on a document that is older than what peers

@@ -2,15 +2,18 @@
 // endpoint is in a file before anything else is done with it.
 //
 // Each record is one file, <platform>.<id>.<rotation id>.json, mode 0600,
-// written under a temporary name with one write and renamed. Its answer is
-// sealed. Nothing but Delete removes a record: a file that can't be read is
-// reported with its path, for a person to look at.
+// written under a temporary name with one write and renamed. Before an exchange
+// its answer's file is there already, under the temporary name and full of
+// zeros: a disk that others fill meanwhile keeps the answer all the same. Its
+// answer is sealed. Nothing but Delete removes a record: a file that can't be
+// read is reported with its path, for a person to look at.
 //
 // The folder belongs to one process at a time; the worker's lock on its data
 // folder sees to that.
 package spool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,19 +43,15 @@ type Spool struct {
 	dir string
 
 	mu sync.Mutex // guards leftovers
-	// leftovers are the temporary files that an earlier process did not get
-	// to rename, by the name that they were to have. A later temporary file
-	// is one that a Put or Stash of this process is at work on.
+	// leftovers are the temporary files that an earlier process has written
+	// and did not get to rename, by the name that they were to have. A later
+	// temporary file is one that this process is at work on.
 	leftovers map[string][]string
 }
 
 var _ refresh.Spool = (*Spool)(nil)
 
-const (
-	tempEnd   = ".tmp"
-	probeName = ".probe-*" // as os.CreateTemp has it
-	probe     = ".probe-"
-)
+const tempEnd = ".tmp"
 
 // Open opens the folder, and makes sure that files can be made in it.
 func Open(c Config) (*Spool, error) {
@@ -76,66 +75,98 @@ func Open(c Config) (*Spool, error) {
 		c.Logger.Warn("spool folder is open to others", "dir", dir, "mode", info.Mode().Perm().String())
 	}
 	s := &Spool{dir: dir, leftovers: map[string][]string{}}
+	if err := s.takeOver(); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
 	if err := s.Check(); err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
-	names, err := s.names()
-	for _, name := range names {
-		if final, ok := finalName(name); ok {
-			s.leftovers[final] = append(s.leftovers[final], name)
-		}
-	}
-	return s, err
+	return s, nil
 }
 
-// probeSize is what an answer takes, sealed.
-const probeSize = 16 << 10
+// takeOver notes the temporary files of an earlier process, and removes the
+// places of answers that it has not read.
+func (s *Spool) takeOver() error {
+	names, err := s.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		final, ok := finalName(name)
+		if !ok {
+			continue
+		}
+		if _, _, isRecord := parseName(final); (isRecord || final == probe) && hollow(filepath.Join(s.dir, name)) {
+			if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
+				return err
+			}
+			continue
+		}
+		s.leftovers[final] = append(s.leftovers[final], name)
+	}
+	return nil
+}
 
 // Check makes sure that a record could be kept now. A folder that is gone is
 // made again: what was in it is lost, what comes is not.
 func (s *Spool) Check() error {
-	f, err := os.CreateTemp(s.dir, probeName)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(s.dir, 0o700); err == nil {
-			f, err = os.CreateTemp(s.dir, probeName)
-		}
-	}
+	p, err := s.reserve(probe)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(make([]byte, probeSize))
-	return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	return p.release()
 }
 
-// Stash keeps the record through the death of the process, though not of the
-// machine: one write, no fsync. [Spool.Put] makes a stashed record durable.
-func (s *Spool) Stash(ctx context.Context, r rotation.Record) error {
-	return s.write(ctx, "stash", r, false)
+// Reserve implements [refresh.Spool].
+func (s *Spool) Reserve(key account.Key, rotationID string) (refresh.Place, error) {
+	name, err := recordName(key, rotationID)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.reserve(name)
+	if err != nil {
+		return nil, fmt.Errorf("reserve spool record %s: %w", name, err)
+	}
+	return p, nil
 }
 
 // Put implements [refresh.Journal]: file and folder are synced to the disk.
 func (s *Spool) Put(ctx context.Context, r rotation.Record) error {
-	return s.write(ctx, "put", r, true)
-}
-
-func (s *Spool) write(ctx context.Context, verb string, r rotation.Record, durable bool) error {
 	name, data, err := encode(r)
 	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%s spool record %s: %w", verb, name, err)
+		return fmt.Errorf("put spool record %s: %w", name, err)
 	}
-	if err := s.replace(name, data, durable); err != nil {
-		return fmt.Errorf("%s spool record %s: %w", verb, name, err)
+	path := filepath.Join(s.dir, name)
+	if there, e := os.ReadFile(path); e == nil && bytes.Equal(there, data) { // it was stashed; a full disk has room for no other
+		err = syncFile(path)
+	} else {
+		err = s.replace(name, data)
+	}
+	if err != nil {
+		return fmt.Errorf("put spool record %s: %w", name, err)
+	}
+	if err := syncDir(s.dir); err != nil {
+		// The record is there, though perhaps not after a power cut.
+		return fmt.Errorf("put spool record %s: sync folder: %w", name, err)
 	}
 	return nil
 }
 
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 // replace writes a temporary file and renames it, so that the name always
 // stands for a whole record.
-func (s *Spool) replace(name string, data []byte, durable bool) (err error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, tempName(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (s *Spool) replace(name string, data []byte) (err error) {
+	f, err := s.create(name)
 	if err != nil {
 		return err
 	}
@@ -144,23 +175,18 @@ func (s *Spool) replace(name string, data []byte, durable bool) (err error) {
 			_ = os.Remove(f.Name()) // whoever called knows that nothing was kept
 		}
 	}()
-	_, err = f.Write(data)
-	if err == nil && durable {
+	if _, err = f.Write(data); err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), filepath.Join(s.dir, name)); err != nil {
-		return err
-	}
-	if durable {
-		if err := syncDir(s.dir); err != nil {
-			// The record is there, though perhaps not after a power cut.
-			return fmt.Errorf("sync folder: %w", err)
-		}
-	}
-	return nil
+	return os.Rename(f.Name(), filepath.Join(s.dir, name))
+}
+
+// create makes the file that is to have the name, under a temporary one.
+func (s *Spool) create(name string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(s.dir, tempName(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // Records implements [refresh.Journal]. A file that is no record of any
@@ -261,9 +287,7 @@ func (s *Spool) names() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), probe) {
-			names = append(names, e.Name())
-		}
+		names = append(names, e.Name())
 	}
 	return names, nil
 }

@@ -26,7 +26,22 @@ func TestJournal(t *testing.T) {
 // stashing is the spool with Stash for Put.
 type stashing struct{ *spool.Spool }
 
-func (s stashing) Put(ctx context.Context, r rotation.Record) error { return s.Stash(ctx, r) }
+func (s stashing) Put(ctx context.Context, r rotation.Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return stash(s.Spool, r)
+}
+
+// stash reserves a place for the record and puts it there.
+func stash(s *spool.Spool, r rotation.Record) error {
+	place, err := s.Reserve(r.Key, r.RotationID)
+	if err != nil {
+		return err
+	}
+	defer place.Release()
+	return place.Stash(r)
+}
 
 func TestStash(t *testing.T) {
 	journaltest.Run(t, func(t *testing.T) refresh.Journal {
@@ -38,7 +53,7 @@ func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := open(t, dir)
 	r := journaltest.Record(mustKey("openai.a"), "r1")
-	must(t, s.Stash(t.Context(), r))
+	must(t, stash(s, r))
 	mode(t, dir, 0o700)
 	mode(t, filepath.Join(dir, "openai.a.r1.json"), 0o600)
 	must(t, s.Put(t.Context(), r))
@@ -53,7 +68,7 @@ func TestModes(t *testing.T) {
 func TestP2NextProcessFindsRecords(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := open(t, dir)
-	must(t, s.Stash(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")))
+	must(t, stash(s, journaltest.Record(mustKey("openai.a"), "r1")))
 	must(t, s.Put(t.Context(), journaltest.Record(mustKey("openai.b"), "r2")))
 	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1", "openai.b/r2")
 }
@@ -84,7 +99,7 @@ func TestUnreadable(t *testing.T) {
 			path := filepath.Join(dir, c.file)
 			must(t, os.WriteFile(path, c.content, 0o600))
 			s := open(t, dir)
-			must(t, s.Stash(t.Context(), journaltest.Record(mustKey("gemini.ok"), "r9")))
+			must(t, stash(s, journaltest.Record(mustKey("gemini.ok"), "r9")))
 			records, err := s.Records(t.Context(), account.Key{})
 			if len(records) != 1 || records[0].Key != mustKey("gemini.ok") {
 				t.Errorf("got %d records, want the good one", len(records))
@@ -113,7 +128,6 @@ func TestLeftTemporaryFile(t *testing.T) {
 	must(t, os.Mkdir(dir, 0o700))
 	r := journaltest.Record(mustKey("openai.a"), "r1")
 	must(t, os.WriteFile(filepath.Join(dir, "openai.a.r1.json.ABCDEFGH.tmp"), encoded(t, r), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, ".probe-123"), nil, 0o600))
 	s := open(t, dir)
 	wantRecords(t, s, account.Key{}, "openai.a/r1")
 	wantRecords(t, s, r.Key, "openai.a/r1")
@@ -137,11 +151,13 @@ func TestFolderTrouble(t *testing.T) {
 
 	dir := filepath.Join(parent, "deleted")
 	s := open(t, dir)
-	must(t, os.Remove(dir))
 	r := journaltest.Record(mustKey("openai.a"), "r1")
+	place, err := s.Reserve(r.Key, r.RotationID)
+	must(t, err)
+	must(t, os.RemoveAll(dir))
 	for name, call := range map[string]func() error{
 		"Put":     func() error { return s.Put(t.Context(), r) },
-		"Stash":   func() error { return s.Stash(t.Context(), r) },
+		"Stash":   func() error { return place.Stash(r) },
 		"Records": func() error { _, err := s.Records(t.Context(), account.Key{}); return err },
 	} {
 		if err := call(); err == nil || !strings.Contains(err.Error(), dir) {
@@ -195,8 +211,11 @@ func FuzzRecords(f *testing.F) {
 	f.Add("a.b.json", []byte(`{"key":null}`))
 	f.Add(".tmp", []byte(``))
 	f.Fuzz(func(t *testing.T, name string, content []byte) {
-		if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || strings.HasPrefix(name, ".probe-") || len(name) > 200 {
-			t.Skip() // no name of a file, or none that is a record's
+		if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || len(name) > 200 {
+			t.Skip() // no name of a file
+		}
+		if strings.HasSuffix(name, ".tmp") && (len(content) == 0 || content[0] == 0) {
+			t.Skip() // the place of an answer that never came: see TestPlace
 		}
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
@@ -282,6 +301,82 @@ func mustKey(text string) account.Key {
 	return k
 }
 
+// TestP2Place: the file that was written before the exchange is the one that
+// holds the answer, so that a disk that others fill meanwhile has room for it.
+func TestP2Place(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, r := open(t, dir), journaltest.Record(mustKey("openai.a"), "r1")
+	place, err := s.Reserve(r.Key, r.RotationID)
+	must(t, err)
+	reserved := only(t, dir)
+	if reserved.Size() < 16<<10 {
+		t.Errorf("a place has %d bytes, want those of an answer", reserved.Size())
+	}
+	wantRecords(t, s, account.Key{}) // nor is it taken for a record that can't be read
+	must(t, s.Check())
+	must(t, place.Stash(r))
+	place.Release()
+	wantRecords(t, s, account.Key{}, "openai.a/r1")
+	kept := only(t, dir)
+	if !os.SameFile(reserved, kept) || kept.Name() != "openai.a.r1.json" {
+		t.Errorf("the answer is in another file than was reserved, %s", kept.Name())
+	}
+	if err := place.Stash(r); err == nil {
+		t.Error("a place was used twice")
+	}
+	must(t, s.Put(t.Context(), r)) // nor does that need room
+	if !os.SameFile(reserved, only(t, dir)) {
+		t.Error("what was stashed is written once more")
+	}
+
+	// A place is for one record, and one that is not used leaves nothing.
+	place, err = s.Reserve(mustKey("openai.b"), "r2")
+	must(t, err)
+	if err := place.Stash(r); err == nil || !strings.Contains(err.Error(), "openai.a.r1") {
+		t.Errorf("another's record: got %v, want an error that names it", err)
+	}
+	place.Release()
+	place.Release()
+	if err := place.Stash(journaltest.Record(mustKey("openai.b"), "r2")); err == nil {
+		t.Error("a place was used that was given up")
+	}
+	only(t, dir)
+	if _, err := s.Reserve(account.Key{}, "r1"); err == nil {
+		t.Error("a place for no account was reserved")
+	}
+
+	// An answer longer than its place has room is kept as well.
+	r.RotationID, r.Answer = "r3", bytes.Repeat([]byte("a"), 100<<10)
+	must(t, stash(s, r))
+	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1", "openai.a/r3")
+}
+
+// TestPlacesOfAKilledProcess: places in which there is no answer end with the
+// next start, whether the process had made room in them or not.
+func TestPlacesOfAKilledProcess(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, r := open(t, dir), journaltest.Record(mustKey("openai.a"), "r1")
+	must(t, stash(s, r))
+	_, err := s.Reserve(mustKey("openai.b"), "r2")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "openai.c.r3.json.ABCDEFGH.tmp"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, ".probe.ABCDEFGH.tmp"), make([]byte, 100), 0o600))
+	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1")
+	only(t, dir)
+}
+
+// only returns the one file in the folder.
+func only(t *testing.T, dir string) os.FileInfo {
+	t.Helper()
+	names := ls(t, dir)
+	if len(names) != 1 {
+		t.Fatalf("the folder holds %v, want one file", names)
+	}
+	info, err := os.Stat(filepath.Join(dir, names[0]))
+	must(t, err)
+	return info
+}
+
 // A folder that somebody deleted while the worker runs is made again; one that
 // can't be written to is reported, and heals.
 func TestCheck(t *testing.T) {
@@ -290,17 +385,19 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, dir)
-	if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Stash(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")); err == nil {
-		t.Error("a record is kept in a folder that is gone")
-	}
-	if err := s.Check(); err != nil {
-		t.Fatalf("a folder that is gone: %v", err)
-	}
-	if err := s.Stash(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")); err != nil {
-		t.Errorf("after the folder was made again: %v", err)
+	for name, call := range map[string]func() error{
+		"Check":   s.Check,
+		"Reserve": func() error { return stash(s, journaltest.Record(mustKey("openai.a"), "r1")) },
+	} {
+		if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := call(); err != nil {
+			t.Errorf("%s in a folder that is gone: %v", name, err)
+		}
+		if err := s.Put(t.Context(), journaltest.Record(mustKey("openai.a"), "r1")); err != nil {
+			t.Errorf("after %s has made the folder again: %v", name, err)
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)

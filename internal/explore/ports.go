@@ -179,10 +179,22 @@ func (p journalPort) Put(ctx context.Context, r rotation.Record) error {
 
 func (p journalPort) Check() error { return nil }
 
-func (p journalPort) Stash(ctx context.Context, r rotation.Record) error {
-	err := act(ctx, p.worker, p.name+" stash", func() error { p.s.check.saved(p.worker, r, p.shared); return p.j.Stash(ctx, r) })
+func (p journalPort) Reserve(k account.Key, id string) (refresh.Place, error) {
+	place, err := p.j.Reserve(k, id)
+	return placePort{p, place}, err
+}
+
+// placePort is where one answer goes into the spool.
+type placePort struct {
+	spool journalPort
+	refresh.Place
+}
+
+func (p placePort) Stash(r rotation.Record) error {
+	w := p.spool.worker
+	err := act(context.Background(), w, p.spool.name+" stash", func() error { w.s.check.saved(w, r, p.spool.shared); return p.Place.Stash(r) })
 	if err != nil {
-		p.s.check.unsaved(p.worker)
+		w.s.check.unsaved(w)
 	}
 	return err
 }

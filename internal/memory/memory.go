@@ -296,7 +296,12 @@ type Journal struct {
 
 	mu sync.Mutex // guards m
 	m  map[string]rotation.Record
+
+	places atomic.Int64
 }
+
+// Places returns how many places for an answer are reserved and not given up.
+func (j *Journal) Places() int64 { return j.places.Load() }
 
 // Put implements [refresh.Journal].
 func (j *Journal) Put(ctx context.Context, r rotation.Record) error { return j.put(ctx, "Put", r) }
@@ -307,8 +312,31 @@ func (j *Journal) Check() error {
 	return err
 }
 
-// Stash implements [refresh.Spool].
-func (j *Journal) Stash(ctx context.Context, r rotation.Record) error { return j.put(ctx, "Stash", r) }
+// Reserve implements [refresh.Spool].
+func (j *Journal) Reserve(key account.Key, _ string) (refresh.Place, error) {
+	if _, err := j.Fault.ask(context.Background(), "Reserve", key); err != nil {
+		return nil, err
+	}
+	j.places.Add(1)
+	return &place{journal: j}, nil
+}
+
+// place is a [refresh.Place].
+type place struct {
+	journal  *Journal
+	released bool
+}
+
+func (p *place) Stash(r rotation.Record) error {
+	return p.journal.put(context.Background(), "Stash", r)
+}
+
+func (p *place) Release() {
+	if !p.released {
+		p.released = true
+		p.journal.places.Add(-1)
+	}
+}
 
 func (j *Journal) put(ctx context.Context, op string, r rotation.Record) error {
 	apply, err := j.Fault.ask(ctx, op, r.Key)
