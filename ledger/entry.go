@@ -1,8 +1,11 @@
 package ledger
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,32 +13,69 @@ import (
 	"github.com/tokenbus/tokenbus/rotation"
 )
 
-// entryJSON is the plaintext of a shared-cache entry: a view, but for what the
-// entry itself tells.
+// entryJSON is the first line of a shared-cache entry's plaintext: a view, but
+// for what the entry itself tells. Its token is the rest: nothing needs to look
+// at each byte of that. Times are in Unix milliseconds, as stores keep them; 0 is
+// none.
 type entryJSON struct {
 	Status     account.Status `json:"status"`
 	Gone       bool           `json:"gone,omitempty"`
-	Token      string         `json:"token,omitempty"`
 	TokenType  string         `json:"token_type,omitempty"`
 	Extra      account.Extra  `json:"extra,omitempty"`
-	Expires    time.Time      `json:"expires,omitzero"`
-	End        time.Time      `json:"end,omitzero"`
+	Expires    int64          `json:"expires,omitempty"`
+	End        int64          `json:"end,omitempty"`
 	Lifetime   time.Duration  `json:"lifetime,omitempty"`
-	Issued     time.Time      `json:"issued,omitzero"`
+	Issued     int64          `json:"issued,omitempty"`
 	Streak     int            `json:"streak,omitempty"`
-	Earliest   time.Time      `json:"earliest,omitzero"`
+	Earliest   int64          `json:"earliest,omitempty"`
 	HasRefresh bool           `json:"has_refresh,omitempty"`
 	Dead       bool           `json:"dead,omitempty"`
 	Code       string         `json:"code,omitempty"`
 	Text       string         `json:"text,omitempty"`
 }
 
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return cmp.Or(t.UnixMilli(), 1) // 1970 as well
+}
+
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+func encodeView(v *rotation.View) ([]byte, error) {
+	head, err := json.Marshal(entryJSON{
+		v.Status, v.Gone, v.TokenType, v.Extra, millis(v.Expires), millis(v.End), v.Lifetime, millis(v.Issued), v.Streak,
+		millis(v.Earliest), v.HasRefresh, v.Dead, v.Code, v.Text,
+	})
+	return append(append(head, '\n'), v.Token.Reveal()...), err
+}
+
+var errEntry = errors.New("not of the expected form")
+
+// decodeView undoes encodeView for the view of e.
+func decodeView(key account.Key, e Entry, plain []byte) (*rotation.View, error) {
+	head, token, whole := bytes.Cut(plain, []byte{'\n'})
+	var j entryJSON
+	if err := json.Unmarshal(head, &j); err != nil || !whole {
+		return nil, errEntry
+	}
+	return &rotation.View{
+		Key: key, Status: j.Status, Version: e.Version, Rev: e.Rev, Gone: j.Gone,
+		Token: account.NewSecret(string(token)), TokenType: j.TokenType, Extra: j.Extra, Expires: fromMillis(j.Expires), End: fromMillis(j.End),
+		Lifetime: j.Lifetime, Issued: fromMillis(j.Issued), Streak: j.Streak, Earliest: fromMillis(j.Earliest),
+		HasRefresh: j.HasRefresh, Dead: j.Dead, Code: j.Code, Text: j.Text,
+	}, nil
+}
+
 // put puts v into the shared cache, where it only replaces older ones.
 func (l *Ledger) put(ctx context.Context, v *rotation.View) error {
-	plain, err := json.Marshal(entryJSON{
-		v.Status, v.Gone, v.Token.Reveal(), v.TokenType, v.Extra, v.Expires, v.End, v.Lifetime, v.Issued, v.Streak,
-		v.Earliest, v.HasRefresh, v.Dead, v.Code, v.Text,
-	})
+	plain, err := encodeView(v)
 	if err != nil {
 		return fmt.Errorf("encode cache entry of %s: %w", v.Key, err)
 	}
@@ -86,14 +126,9 @@ func (l *Ledger) decode(key account.Key, e Entry) (*rotation.View, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache entry of %s: %w", key, err)
 	}
-	var j entryJSON
-	if err := json.Unmarshal(plain, &j); err != nil {
-		return nil, fmt.Errorf("decode cache entry of %s: not of the expected form", key)
+	v, err := decodeView(key, e, plain)
+	if err != nil {
+		return nil, fmt.Errorf("decode cache entry of %s: %w", key, err)
 	}
-	return &rotation.View{
-		Key: key, Status: j.Status, Version: e.Version, Rev: e.Rev, Gone: j.Gone,
-		Token: account.NewSecret(j.Token), TokenType: j.TokenType, Extra: j.Extra, Expires: j.Expires, End: j.End,
-		Lifetime: j.Lifetime, Issued: j.Issued, Streak: j.Streak, Earliest: j.Earliest,
-		HasRefresh: j.HasRefresh, Dead: j.Dead, Code: j.Code, Text: j.Text,
-	}, nil
+	return v, nil
 }
