@@ -45,17 +45,20 @@ const casRounds = 8
 
 // change runs an operator's compare-and-set until it wins, and announces what
 // it wrote. f gets nil if there is no document, and returns the document as it
-// is afterwards.
-func (o *Admin) change(ctx context.Context, key account.Key, f func(context.Context, *ledger.Document) (ledger.Document, error)) (events.Account, error) {
+// is afterwards. With absent the caller takes it that there is none, which saves a
+// read: f's write conflicts where that is wrong, and what is there is read.
+func (o *Admin) change(ctx context.Context, key account.Key, absent bool, f func(context.Context, *ledger.Document) (ledger.Document, error)) (events.Account, error) {
 	for range casRounds {
-		a, err := o.ledger.Read(ctx, key)
-		found := &a
-		if errors.Is(err, ledger.ErrNotFound) {
-			found, err = nil, nil
+		var found *ledger.Document
+		if !absent {
+			switch a, err := o.ledger.Read(ctx, key); {
+			case err == nil:
+				found = &a
+			case !errors.Is(err, ledger.ErrNotFound):
+				return events.Account{}, adminError(key, err)
+			}
 		}
-		if err != nil {
-			return events.Account{}, adminError(key, err)
-		}
+		absent = false
 		doc, err := f(ctx, found)
 		if errors.Is(err, ledger.ErrConflict) {
 			continue
@@ -63,7 +66,7 @@ func (o *Admin) change(ctx context.Context, key account.Key, f func(context.Cont
 		if err != nil {
 			return events.Account{}, adminError(key, err)
 		}
-		if found == nil || doc.Rev != a.Rev {
+		if found == nil || doc.Rev != found.Rev {
 			o.ledger.Adopt(&doc)
 		}
 		return events.NewAccount(doc.Account), nil
@@ -84,7 +87,7 @@ func (o *Admin) existing(ctx context.Context, r events.KeyRequest, f func(contex
 	if err != nil {
 		return events.Account{}, events.BadRequest(err.Error())
 	}
-	return o.change(ctx, key, func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
+	return o.change(ctx, key, false, func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
 		if a == nil || a.Deleted() {
 			return ledger.Document{}, events.NotFound(key)
 		}

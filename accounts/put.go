@@ -3,7 +3,6 @@ package accounts
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,21 +25,11 @@ func (o *Admin) Put(ctx context.Context, r events.PutRequest) (events.Account, e
 	if err != nil {
 		return events.Account{}, err
 	}
-	put := func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
+	// Who says that there is no account is most often right.
+	absent := r.IfVersion != nil && *r.IfVersion == 0
+	return o.change(ctx, key, absent, func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
 		return o.put(ctx, a, key, c, r)
-	}
-	if r.IfVersion != nil && *r.IfVersion == 0 {
-		// Who says that there is no account is most often right. The store refuses a
-		// second document, also beside a tombstone: then there is something to read.
-		switch doc, err := put(ctx, nil); {
-		case err == nil:
-			o.ledger.Adopt(&doc)
-			return events.NewAccount(doc.Account), nil
-		case !errors.Is(err, ledger.ErrConflict):
-			return events.Account{}, adminError(key, err)
-		}
-	}
-	return o.change(ctx, key, put)
+	})
 }
 
 // readPut checks what a login says.
