@@ -92,17 +92,17 @@ func (s *Spool) takeOver() error {
 		return err
 	}
 	for _, name := range names {
-		final, ok := finalName(name)
-		if !ok {
-			continue
-		}
-		if _, _, isRecord := parseName(final); (isRecord || final == probe) && hollow(filepath.Join(s.dir, name)) {
-			if err := os.Remove(filepath.Join(s.dir, name)); err != nil {
+		path := filepath.Join(s.dir, name)
+		final, temporary := finalName(name)
+		_, _, isRecord := parseName(final)
+		switch {
+		case (isRecord || strings.HasPrefix(name, probe)) && hollow(path):
+			if err := os.Remove(path); err != nil {
 				return err
 			}
-			continue
+		case temporary:
+			s.leftovers[final] = append(s.leftovers[final], name)
 		}
-		s.leftovers[final] = append(s.leftovers[final], name)
 	}
 	return nil
 }

@@ -361,6 +361,7 @@ func TestPlacesOfAKilledProcess(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "openai.c.r3.json.ABCDEFGH.tmp"), nil, 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, ".probe.ABCDEFGH.tmp"), make([]byte, 100), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, ".probe-1234567"), nil, 0o600)) // as they once were
 	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1")
 	only(t, dir)
 }
