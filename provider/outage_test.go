@@ -355,13 +355,24 @@ func TestPlacesInTheSpoolAreGivenUp(t *testing.T) {
 // What is due is left to others by a worker whose spool can't keep an answer: it
 // neither begins it nor puts it off.
 func TestADueRefreshIsLeftToWorkersThatCanKeepTheAnswer(t *testing.T) {
+	for _, fails := range []string{"Check", "Reserve"} { // it is full, or full by the time that it matters
+		t.Run(fails, func(t *testing.T) { dueIsLeftToOthers(t, fails) })
+	}
+}
+
+func dueIsLeftToOthers(t *testing.T, fails string) {
 	f := newFleet(t, oauthtest.Config{})
 	spool := &memory.Journal{}
 	bad := f.worker(func(c *provider.Config) { c.Spool = spool })
 	f.login(bad, "x", time.Minute) // due at once
 	eventually(t, "it is announced", func() bool { return !f.doc("x").AnnouncePending })
+	var refused atomic.Int64
 	spool.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
-		return op != "Check", errors.New("no space left on device")
+		if op == fails || op == "Reserve" {
+			refused.Add(1)
+			return false, errors.New("no space left on device")
+		}
+		return true, nil
 	})
 	var looks, updates atomic.Int64
 	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
@@ -380,7 +391,7 @@ func TestADueRefreshIsLeftToWorkersThatCanKeepTheAnswer(t *testing.T) {
 		return func() { cancel(); <-ran }
 	}
 	defer run(bad)()
-	eventually(t, "it has looked for what is due as well", func() bool { return looks.Load() >= 2 })
+	eventually(t, "it has looked for what is due as well", func() bool { return looks.Load() >= 2 && refused.Load() > 0 })
 	if n := updates.Load(); n > 0 || f.endpoint.Exchanges() > 0 {
 		t.Fatalf("%d updates and %d exchanges by a worker that can keep no answer", n, f.endpoint.Exchanges())
 	}

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,8 @@ const (
 )
 
 // place is the file of one record that may come, with the room that it takes on
-// the disk. One goroutine uses it.
+// the disk: blank lines, which JSON may end with. So what is left of one is a
+// record as soon as that is written. One goroutine uses it.
 type place struct {
 	spool *Spool
 	name  string   // which the record will have
@@ -39,7 +41,7 @@ func (s *Spool) reserve(name string) (*place, error) {
 		return nil, err
 	}
 	p := &place{s, name, f}
-	if _, err := f.Write(make([]byte, placeSize)); err != nil {
+	if _, err := f.Write(bytes.Repeat([]byte{'\n'}, placeSize)); err != nil {
 		return nil, errors.Join(err, p.release())
 	}
 	return p, nil
@@ -55,18 +57,17 @@ func (p *place) Stash(r rotation.Record) error {
 		return fmt.Errorf("stash spool record %s: no place is reserved for it", name)
 	}
 	f := p.file
-	_, err = f.WriteAt(data, 0)
-	if err == nil {
-		err = f.Truncate(int64(len(data)))
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(p.spool.dir, name))
-	}
-	if err != nil {
-		return fmt.Errorf("stash spool record %s: %w", name, err)
+	if _, err := f.WriteAt(data, 0); err != nil { // it was longer than its place, say
+		return fmt.Errorf("stash spool record %s: %w", name, errors.Join(err, p.release()))
 	}
 	p.file = nil
 	_ = f.Close() // what was written is the kernel's
+	if err := os.Rename(f.Name(), filepath.Join(p.spool.dir, name)); err != nil {
+		p.spool.leave(name, filepath.Base(f.Name())) // it counts under this name too
+		if err := p.spool.replace(name, data); err != nil {
+			return fmt.Errorf("stash spool record %s: %w", name, err)
+		}
+	}
 	return nil
 }
 
@@ -94,7 +95,7 @@ func hollow(path string) bool {
 	first := make([]byte, 1)
 	switch _, err := io.ReadFull(f, first); err {
 	case nil:
-		return first[0] == 0
+		return first[0] == '\n' || first[0] == 0 // of which a power cut left the size
 	case io.EOF: // it was killed before it had made room
 		return true
 	}

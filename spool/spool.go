@@ -4,7 +4,7 @@
 // Each record is one file, <platform>.<id>.<rotation id>.json, mode 0600,
 // written under a temporary name with one write and renamed. Before an exchange
 // its answer's file is there already, under the temporary name and full of
-// zeros: a disk that others fill meanwhile keeps the answer all the same. Its
+// blank lines: a disk that others fill meanwhile keeps the answer all the same. Its
 // answer is sealed. Nothing but Delete removes a record: a file that can't be
 // read is reported with its path, for a person to look at.
 //
@@ -43,9 +43,9 @@ type Spool struct {
 	dir string
 
 	mu sync.Mutex // guards leftovers
-	// leftovers are the temporary files that an earlier process has written
-	// and did not get to rename, by the name that they were to have. A later
-	// temporary file is one that this process is at work on.
+	// leftovers are the temporary files that somebody has written and did not
+	// get to rename, an earlier process for the most part, by the name that they
+	// were to have. Any other is one that this process is at work on.
 	leftovers map[string][]string
 }
 
@@ -75,7 +75,7 @@ func Open(c Config) (*Spool, error) {
 		c.Logger.Warn("spool folder is open to others", "dir", dir, "mode", info.Mode().Perm().String())
 	}
 	s := &Spool{dir: dir, leftovers: map[string][]string{}}
-	if err := s.takeOver(); err != nil {
+	if err := s.takeOver(c.Logger); err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	if err := s.Check(); err != nil {
@@ -86,7 +86,7 @@ func Open(c Config) (*Spool, error) {
 
 // takeOver notes the temporary files of an earlier process, and removes the
 // places of answers that it has not read.
-func (s *Spool) takeOver() error {
+func (s *Spool) takeOver(log *slog.Logger) error {
 	names, err := s.names()
 	if err != nil {
 		return err
@@ -100,8 +100,11 @@ func (s *Spool) takeOver() error {
 			if err := os.Remove(path); err != nil {
 				return err
 			}
+			if isRecord && log != nil {
+				log.Info("an exchange of an earlier process has left no answer here", "record", final)
+			}
 		case temporary:
-			s.leftovers[final] = append(s.leftovers[final], name)
+			s.leave(final, name)
 		}
 	}
 	return nil
@@ -140,9 +143,9 @@ func (s *Spool) Put(ctx context.Context, r rotation.Record) error {
 		return fmt.Errorf("put spool record %s: %w", name, err)
 	}
 	path := filepath.Join(s.dir, name)
-	if there, e := os.ReadFile(path); e == nil && bytes.Equal(there, data) { // it was stashed; a full disk has room for no other
-		err = syncFile(path)
-	} else {
+	there, err := os.ReadFile(path)
+	stashed := err == nil && bytes.Equal(bytes.TrimRight(there, "\n"), bytes.TrimRight(data, "\n"))
+	if !stashed || syncFile(path) != nil { // a full disk has no room for another; one that failed must get another
 		err = s.replace(name, data)
 	}
 	if err != nil {
@@ -290,6 +293,13 @@ func (s *Spool) names() ([]string, error) {
 		names = append(names, e.Name())
 	}
 	return names, nil
+}
+
+// leave notes a leftover.
+func (s *Spool) leave(final, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leftovers[final] = append(s.leftovers[final], name)
 }
 
 // leftover returns a copy of the leftovers.

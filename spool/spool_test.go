@@ -127,7 +127,8 @@ func TestLeftTemporaryFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	must(t, os.Mkdir(dir, 0o700))
 	r := journaltest.Record(mustKey("openai.a"), "r1")
-	must(t, os.WriteFile(filepath.Join(dir, "openai.a.r1.json.ABCDEFGH.tmp"), encoded(t, r), 0o600))
+	inItsPlace := append(encoded(t, r), bytes.Repeat([]byte{'\n'}, 100)...)
+	must(t, os.WriteFile(filepath.Join(dir, "openai.a.r1.json.ABCDEFGH.tmp"), inItsPlace, 0o600))
 	s := open(t, dir)
 	wantRecords(t, s, account.Key{}, "openai.a/r1")
 	wantRecords(t, s, r.Key, "openai.a/r1")
@@ -214,8 +215,8 @@ func FuzzRecords(f *testing.F) {
 		if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || len(name) > 200 {
 			t.Skip() // no name of a file
 		}
-		if strings.HasSuffix(name, ".tmp") && (len(content) == 0 || content[0] == 0) {
-			t.Skip() // the place of an answer that never came: see TestPlace
+		if strings.HasSuffix(name, ".tmp") && (len(content) == 0 || content[0] == 0 || content[0] == '\n') {
+			t.Skip() // the place of an answer that never came
 		}
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
@@ -364,6 +365,40 @@ func TestPlacesOfAKilledProcess(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, ".probe-1234567"), nil, 0o600)) // as they once were
 	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1")
 	only(t, dir)
+}
+
+// TestStashWithoutRename: an answer that was written and can't have its name
+// counts all the same, now and after the next start.
+func TestStashWithoutRename(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, r := open(t, dir), journaltest.Record(mustKey("openai.a"), "r1")
+	place, err := s.Reserve(r.Key, r.RotationID)
+	must(t, err)
+	final := filepath.Join(dir, "openai.a.r1.json")
+	must(t, os.Mkdir(final, 0o700)) // in the way
+	if err := place.Stash(r); err == nil {
+		t.Error("an answer has its name although something else has it")
+	}
+	place.Release()
+	for name, s := range map[string]*spool.Spool{"now": s, "after a start": open(t, dir)} {
+		if records, _ := s.Records(t.Context(), r.Key); len(records) != 1 {
+			t.Errorf("%s: got %d records, want the answer", name, len(records))
+		}
+	}
+	must(t, os.Remove(final))
+	wantRecords(t, s, r.Key, "openai.a/r1")
+	must(t, s.Delete(t.Context(), r.Key, "r1"))
+	if left := ls(t, dir); len(left) != 0 {
+		t.Errorf("Delete left %v", left)
+	}
+
+	// Where somebody has removed the folder with the place, it gets another.
+	place, err = s.Reserve(r.Key, r.RotationID)
+	must(t, err)
+	must(t, os.RemoveAll(dir))
+	must(t, s.Check())
+	must(t, place.Stash(r))
+	wantRecords(t, s, r.Key, "openai.a/r1")
 }
 
 // only returns the one file in the folder.

@@ -47,7 +47,7 @@ var mutations = []struct {
 	}},
 	{"a taken-over record is not confirmed before the first byte", "grace", []edit{{"refresh/heartbeat.go", "	if h.takeover {\n		h.beat()\n	}\n", ""}, {"refresh/heartbeat.go", " h.takeover && !h.confirmed ||", ""}}},
 	{"a lifetime counts from when the answer was read", "twice", []edit{{"oauth/judge.go", "sent := cmp.Or(raw.SentAt, raw.ReceivedAt)", "sent := cmp.Or(raw.ReceivedAt, raw.SentAt)"}}},
-	{"the spool comes after the judgement", "expired", []edit{{"refresh/exchange.go", "		if err := f.stash(ctx, &rec, raw); err != nil {", "		if err := error(nil); err != nil {"}}},
+	{"the spool comes after the judgement", "expired", []edit{{"refresh/exchange.go", "		if err := f.stash(place, &rec, raw); err != nil {", "		if err := error(nil); err != nil {"}}},
 	{"a takeover waits for the silence alone", "expired", []edit{{"rotation/plan.go", "r.silence(a.Rotation)+r.Policy.Timeout-s.Still", "r.silence(a.Rotation)-s.Still"}}},
 	{"a takeover doesn't look into the journal", "stubborn", []edit{{"refresh/refresh.go", "	if gone := f.doc.Rotation; gone != nil {\n		found", "	if gone := f.doc.Rotation; false {\n		found"}}},
 	{"a stop drops what has just been answered", "expired", []edit{{"refresh/exchange.go", "	ctx = context.WithoutCancel(ctx)\n", ""}}},
