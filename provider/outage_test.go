@@ -391,7 +391,7 @@ func dueIsLeftToOthers(t *testing.T, fails string) {
 		return func() { cancel(); <-ran }
 	}
 	defer run(bad)()
-	eventually(t, "it has looked for what is due as well", func() bool { return looks.Load() >= 2 && refused.Load() > 0 })
+	eventually(t, "it has looked for what is due as well", func() bool { return looks.Load() >= 4 && refused.Load() > 0 })
 	if n := updates.Load(); n > 0 || f.endpoint.Exchanges() > 0 {
 		t.Fatalf("%d updates and %d exchanges by a worker that can keep no answer", n, f.endpoint.Exchanges())
 	}

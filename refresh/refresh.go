@@ -31,7 +31,6 @@ type flying struct {
 	lease  Lease           // ours; nil: none
 	held   bool            // another worker has the lease
 	begun  bool            // a rotation's record was written
-	full   bool            // this worker's disk can't keep an answer; others' can
 }
 
 // fly brings the account over w.Over, by whoever does it. It returns nil once
@@ -43,7 +42,7 @@ func (r *Refresher) fly(key account.Key, w Want, news <-chan struct{}) (err erro
 	defer func() {
 		f.yield()
 		f.leaveLease()
-		if w.due && !f.full {
+		if w.due && f.clock.Elapsed() >= time.Duration(f.fullUntil.Load()) { // else others can do it
 			f.postpone(err)
 		}
 	}()
@@ -295,7 +294,7 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 	record, guard := rotation.Begin(&f.doc.Account, f.cfg.WorkerID, f.cfg.Host, f.look(), f.ledger.Rules(f.key))
 	place, err := f.cfg.Spool.Reserve(f.key, record.ID)
 	if err != nil { // what came of it might be kept nowhere
-		f.full = true
+		f.fullUntil.Store(int64(f.clock.Elapsed() + 2*spoolFull)) // longer than it is held off
 		f.log.Error("spool can't keep an answer; nothing is sent", "account", f.key.String(), "error", err)
 		return false, f.hold(spoolFull, "this worker's disk can't keep the answer; nothing is sent")
 	}

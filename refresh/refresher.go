@@ -53,6 +53,8 @@ type Refresher struct {
 	stats   stats
 	moreDue chan struct{} // capacity 1
 
+	fullUntil atomic.Int64 // Elapsed, in nanoseconds: until then the spool counts as full
+
 	left struct { // what waits in the journals, as of the last look
 		mu   sync.Mutex // guards keys
 		keys map[account.Key]bool
