@@ -108,7 +108,7 @@ func (o *Admin) ClearError(ctx context.Context, r events.KeyRequest) (events.Acc
 			b.Status = account.Active
 		}
 		rules := o.ledger.Rules(a.Key)
-		b.RefreshAt = rules.Timing.RefreshAt(&b, rules.Policy, rules.Random)
+		b.RefreshAt = rules.Timing.RefreshAt(&b, rules.Policy, rules.Now, rules.Random)
 		return o.ledger.Raise(ctx, a, b, account.FieldFingerprints|account.FieldFailure|account.FieldStatus|account.FieldRefreshAt, "")
 	})
 	return o.told(doc, err, events.StatusCleared, "an operator cleared the error")

@@ -32,5 +32,5 @@ func Login(a, b *account.Account, r Rules) {
 	}
 	b.IssuedAt, b.EarliestRefreshAt, b.ForcedStreak = time.Time{}, time.Time{}, 0
 	b.CooldownUntil, b.Failures, b.LastError = time.Time{}, 0, nil
-	b.RefreshAt = r.Timing.RefreshAt(b, r.Policy, r.Random)
+	b.RefreshAt = r.Timing.RefreshAt(b, r.Policy, r.Now, r.Random)
 }

@@ -93,7 +93,7 @@ func TestFreshTokenIsNotDue(t *testing.T) {
 			if one(t, 4, "refresh at least every set") {
 				policy.RefreshAtLeastEvery = drawDuration(t, "refresh at least every", time.Second)
 			}
-			at := timing.RefreshAt(a, policy, rapid.Float64Range(0, 0.999).Draw(t, "rnd"))
+			at := timing.RefreshAt(a, policy, noon, rapid.Float64Range(0, 0.999).Draw(t, "rnd"))
 			if !at.IsZero() && !at.After(noon) {
 				t.Fatalf("a token of %v is due %v after it was issued", lifetime, at.Sub(noon))
 			}

@@ -109,7 +109,7 @@ func commit(a *account.Account, rec Record, v Verdict, m Merged, r Rules) Ending
 			b.ForcedStreak++
 		}
 	}
-	b.RefreshAt = later(r.Timing.RefreshAt(&b, r.Policy, r.Random), b.CooldownUntil)
+	b.RefreshAt = later(r.Timing.RefreshAt(&b, r.Policy, r.Now, r.Random), b.CooldownUntil)
 	b.AnnouncePending, b.Reason = true, string(rec.Reason)
 	e := Ending{
 		Guard: account.Guard{Version: a.Version}, Credentials: &m.Credentials, Above: a.Version < rec.FromVersion, Note: "committed",

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
@@ -67,22 +68,19 @@ func (t Timing) MinTTLOf(lifetime time.Duration) time.Duration { return share(t.
 // maxAhead caps the automatic refresh-ahead.
 const maxAhead = 30 * time.Minute
 
-func (t Timing) refreshAhead(lifetime time.Duration) time.Duration {
+// refreshAhead returns how long before the token's end a refresh is due. What is
+// left of a token stands for a lifetime that nothing tells, as of a login.
+func (t Timing) refreshAhead(lifetime, left time.Duration) time.Duration {
 	ahead := share(t.RefreshAhead, lifetime, 2)
 	if t.RefreshAhead == RefreshAheadAuto {
-		ahead = maxAhead
-		if lifetime > 0 {
-			ahead = min(lifetime/3, maxAhead)
-		} else {
-			ahead = t.RefreshSkew
-		}
+		ahead = min(cmp.Or(lifetime, left)/3, maxAhead)
 	}
 	return max(ahead, t.RefreshSkewOf(lifetime))
 }
 
 // RefreshAt returns when a proactive refresh of the credentials in a is due;
 // zero means never. rnd in [0,1) spreads accounts that came together.
-func (t Timing) RefreshAt(a *account.Account, p Policy, rnd float64) time.Time {
+func (t Timing) RefreshAt(a *account.Account, p Policy, now time.Time, rnd float64) time.Time {
 	end := ends(a.ExpiresAt, a.IssuedAt, a.Lifetime)
 	switch {
 	case a.Deleted(), a.Fingerprints.NotToBeSent():
@@ -92,7 +90,7 @@ func (t Timing) RefreshAt(a *account.Account, p Policy, rnd float64) time.Time {
 	}
 	var at time.Time
 	if t.RefreshAhead != RefreshAheadOff && !end.IsZero() {
-		ahead := t.refreshAhead(a.Lifetime)
+		ahead := t.refreshAhead(a.Lifetime, end.Sub(now))
 		spread := time.Duration(rnd * float64(ahead-t.RefreshSkewOf(a.Lifetime)) / 4)
 		at = end.Add(-ahead + spread)
 	}
