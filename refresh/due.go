@@ -24,6 +24,9 @@ const dueLook = 512
 func (r *Refresher) RefreshDue(ctx context.Context) {
 	r.flights.prune(r.clock.Now(), r.clock.Elapsed())
 	for r.flights.running() < maxBeside {
+		if r.full() {
+			return
+		}
 		if err := r.cfg.Spool.Check(); err != nil { // others can: they must not find it put off
 			r.log.Debug("spool can't keep an answer; what is due is left to others", "error", err)
 			return
@@ -56,6 +59,9 @@ func (r *Refresher) RefreshDue(ctx context.Context) {
 	}
 }
 
+// full reports whether this worker had no room for an answer just now.
+func (r *Refresher) full() bool { return r.clock.Elapsed() < time.Duration(r.fullUntil.Load()) }
+
 // MoreDue receives when it is worth to call RefreshDue before it is time: one
 // look has brought only a part of what is due, and that is under way.
 func (r *Refresher) MoreDue() <-chan struct{} { return r.moreDue }
@@ -86,6 +92,9 @@ func (r *Refresher) feed(ctx context.Context, g *gate, keys []account.Key, more 
 // not wait for them: one may take very long.
 func (r *Refresher) beginAll(ctx context.Context, g *gate, keys []account.Key) {
 	for _, key := range keys {
+		if r.full() {
+			return
+		}
 		select {
 		case g.slots <- struct{}{}:
 		case <-ctx.Done():

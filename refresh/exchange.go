@@ -38,7 +38,7 @@ func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, plac
 	if sendErr == nil {
 		rec.At = rotation.Millis(raw.SentAt)
 		if err := f.stash(place, &rec, raw); err != nil {
-			f.log.Error("answer is not in the spool; it goes to the store at once", "account", f.key.String(), "error", err)
+			f.log.Error("answer has not its place in the spool; it goes to the store at once", "account", f.key.String(), "error", err)
 		}
 		failpoint.At("stashed")
 		verdict = f.cfg.Endpoint.Judge(f.key.Platform(), raw)

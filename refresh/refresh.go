@@ -42,7 +42,7 @@ func (r *Refresher) fly(key account.Key, w Want, news <-chan struct{}) (err erro
 	defer func() {
 		f.yield()
 		f.leaveLease()
-		if w.due && f.clock.Elapsed() >= time.Duration(f.fullUntil.Load()) { // else others can do it
+		if w.due && !f.full() { // else others can do it
 			f.postpone(err)
 		}
 	}()

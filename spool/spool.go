@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/refresh"
@@ -47,6 +48,10 @@ type Spool struct {
 	// get to rename, an earlier process for the most part, by the name that they
 	// were to have. Any other is one that this process is at work on.
 	leftovers map[string][]string
+
+	// suspect: a sync has failed. The kernel says that once; what it has in
+	// memory may not be on the disk, though a later sync succeeds.
+	suspect atomic.Bool
 }
 
 var _ refresh.Spool = (*Spool)(nil)
@@ -145,7 +150,12 @@ func (s *Spool) Put(ctx context.Context, r rotation.Record) error {
 	path := filepath.Join(s.dir, name)
 	there, err := os.ReadFile(path)
 	stashed := err == nil && bytes.Equal(bytes.TrimRight(there, "\n"), bytes.TrimRight(data, "\n"))
-	if !stashed || syncFile(path) != nil { // a full disk has no room for another; one that failed must get another
+	if stashed && !s.suspect.Load() { // a full disk has no room for another
+		if err = syncFile(path); err != nil {
+			s.suspect.Store(true)
+		}
+	}
+	if !stashed || s.suspect.Load() {
 		err = s.replace(name, data)
 	}
 	if err != nil {
