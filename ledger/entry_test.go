@@ -46,6 +46,11 @@ func TestEntryKeepsTheView(t *testing.T) {
 		}
 	}
 
+	// One without a token's line is no entry: there the token was in the JSON once.
+	if v, err := decodeView(hotKey(1), Entry{}, []byte(`{"status":"active","token":"t"}`)); err != errEntry {
+		t.Errorf("an entry of one line: got %+v and %v", v, err)
+	}
+
 	// A time that is known is never one that isn't.
 	v := full(t)
 	v.End = time.Unix(0, 0)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/internal/memory"
 	"github.com/tokenbus/tokenbus/ledger"
 	"github.com/tokenbus/tokenbus/oauth"
 	"github.com/tokenbus/tokenbus/oauth/oauthtest"
@@ -116,6 +117,39 @@ func TestP6ASlowPlatformStandsBeforeNoOther(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// A disk that turns out to be full ends the look: of very many accounts that are
+// due one is tried, and no more.
+func TestAFullDiskEndsALook(t *testing.T) {
+	const accounts = 600 // more than one look brings
+	f := newFleet(t, oauthtest.Config{})
+	f.def.MaxConcurrent = 1
+	spool := &memory.Journal{}
+	p := f.worker(func(c *provider.Config) { c.Spool = spool })
+	backlog(t, f, p, accounts)
+	var tries, looks atomic.Int64
+	f.store.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		if op == "Due" {
+			looks.Add(1)
+		}
+		return true, nil
+	})
+	spool.Fault.Set(func(_ context.Context, op string, _ account.Key) (bool, error) {
+		if op == "Reserve" {
+			tries.Add(1)
+			return false, errors.New("no space left on device")
+		}
+		return true, nil
+	})
+	run(t, p)
+	eventually(t, "it has looked a few times", func() bool { return looks.Load() >= 6 && tries.Load() > 0 })
+	if tried, looked := tries.Load(), looks.Load(); tried > looked {
+		t.Errorf("%d places for an answer were tried for, in %d looks", tried, looked)
+	}
+	if n := f.endpoint.Exchanges(); n != 0 {
+		t.Errorf("%d exchanges", n)
+	}
 }
 
 // A backlog is gone on with as soon as what one look has brought is begun, and

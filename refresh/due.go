@@ -24,9 +24,6 @@ const dueLook = 512
 func (r *Refresher) RefreshDue(ctx context.Context) {
 	r.flights.prune(r.clock.Now(), r.clock.Elapsed())
 	for r.flights.running() < maxBeside {
-		if r.full() {
-			return
-		}
 		if err := r.cfg.Spool.Check(); err != nil { // others can: they must not find it put off
 			r.log.Debug("spool can't keep an answer; what is due is left to others", "error", err)
 			return
@@ -92,9 +89,6 @@ func (r *Refresher) feed(ctx context.Context, g *gate, keys []account.Key, more 
 // not wait for them: one may take very long.
 func (r *Refresher) beginAll(ctx context.Context, g *gate, keys []account.Key) {
 	for _, key := range keys {
-		if r.full() {
-			return
-		}
 		select {
 		case g.slots <- struct{}{}:
 		case <-ctx.Done():
@@ -109,7 +103,7 @@ func (r *Refresher) beginAll(ctx context.Context, g *gate, keys []account.Key) {
 // startDue starts the due refresh of an account with the place at the endpoint
 // that the caller has taken, or gives that back where none is begun.
 func (r *Refresher) startDue(key account.Key, g *gate) {
-	if g.breaker.OpenFor(r.clock.Now()) == 0 {
+	if !r.full() && g.breaker.OpenFor(r.clock.Now()) == 0 {
 		fl, joined := r.flights.start(key, func(news <-chan struct{}) error {
 			return r.fly(key, Want{Reason: events.ReasonExpiry, due: true, place: g}, news)
 		})

@@ -20,6 +20,9 @@ const (
 	probe = ".probe"
 )
 
+// blank is what a place holds.
+var blank = bytes.Repeat([]byte{'\n'}, placeSize)
+
 // place is the file of one record that may come, with the room that it takes on
 // the disk: blank lines, which JSON may end with. So what is left of one is a
 // record as soon as that is written. One goroutine uses it.
@@ -41,7 +44,7 @@ func (s *Spool) reserve(name string) (*place, error) {
 		return nil, err
 	}
 	p := &place{s, name, f}
-	if _, err := f.Write(bytes.Repeat([]byte{'\n'}, placeSize)); err != nil {
+	if _, err := f.Write(blank); err != nil {
 		return nil, errors.Join(err, p.release())
 	}
 	return p, nil

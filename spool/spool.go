@@ -52,6 +52,7 @@ type Spool struct {
 	// suspect: a sync has failed. The kernel says that once; what it has in
 	// memory may not be on the disk, though a later sync succeeds.
 	suspect atomic.Bool
+	sync    func(path string) error // syncFile, but in tests
 }
 
 var _ refresh.Spool = (*Spool)(nil)
@@ -79,7 +80,7 @@ func Open(c Config) (*Spool, error) {
 	case info.Mode().Perm()&0o077 != 0 && c.Logger != nil:
 		c.Logger.Warn("spool folder is open to others", "dir", dir, "mode", info.Mode().Perm().String())
 	}
-	s := &Spool{dir: dir, leftovers: map[string][]string{}}
+	s := &Spool{dir: dir, leftovers: map[string][]string{}, sync: syncFile}
 	if err := s.takeOver(c.Logger); err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
@@ -150,8 +151,8 @@ func (s *Spool) Put(ctx context.Context, r rotation.Record) error {
 	path := filepath.Join(s.dir, name)
 	there, err := os.ReadFile(path)
 	stashed := err == nil && bytes.Equal(bytes.TrimRight(there, "\n"), bytes.TrimRight(data, "\n"))
-	if stashed && !s.suspect.Load() { // a full disk has no room for another
-		if err = syncFile(path); err != nil {
+	if stashed { // a full disk has no room for another
+		if err = s.sync(path); err != nil {
 			s.suspect.Store(true)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tokenbus/tokenbus/account"
@@ -213,14 +214,18 @@ func FuzzRecords(f *testing.F) {
 	f.Add(".tmp", []byte(``))
 	f.Fuzz(func(t *testing.T, name string, content []byte) {
 		if name == "" || strings.ContainsAny(name, "/\x00") || name == "." || name == ".." || len(name) > 200 {
-			t.Skip() // no name of a file
-		}
-		if strings.HasSuffix(name, ".tmp") && (len(content) == 0 || content[0] == 0 || content[0] == '\n') {
-			t.Skip() // the place of an answer that never came
+			return // no name of a file
 		}
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 		s := open(t, dir)
+		if len(ls(t, dir)) == 0 { // the place of an answer that never came, or of none
+			temporary := strings.HasSuffix(name, ".tmp") || strings.HasPrefix(name, ".probe")
+			if !temporary || len(bytes.TrimLeft(content[:min(len(content), 1)], "\x00\n")) > 0 {
+				t.Fatalf("the file %q with %q was removed", name, content)
+			}
+			return
+		}
 		records, err := s.Records(t.Context(), account.Key{})
 		if (len(records) == 1) == (err != nil) {
 			t.Fatalf("got %d records and error %v, want one of both", len(records), err)
@@ -350,6 +355,50 @@ func TestP2Place(t *testing.T) {
 	r.RotationID, r.Answer = "r3", bytes.Repeat([]byte("a"), 100<<10)
 	must(t, stash(s, r))
 	wantRecords(t, open(t, dir), account.Key{}, "openai.a/r1", "openai.a/r3")
+}
+
+// TestP2FailedSyncIsBelievedNoMore: the kernel reports a failed sync once, and calls
+// what it has in memory synced from then on. What is put after one is written anew.
+func TestP2FailedSyncIsBelievedNoMore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := open(t, dir)
+	inode := func(name string) os.FileInfo {
+		info, err := os.Stat(filepath.Join(dir, name))
+		must(t, err)
+		return info
+	}
+	for i, id := range []string{"r1", "r2"} {
+		r := journaltest.Record(mustKey("openai.a"), id)
+		must(t, stash(s, r))
+		name := "openai.a." + id + ".json"
+		stashed := inode(name)
+		if i == 0 {
+			s.FailSync(syscall.EIO)
+		}
+		must(t, s.Put(t.Context(), r))
+		if os.SameFile(stashed, inode(name)) {
+			t.Errorf("%s: the file whose sync failed, or one like it, is called durable", id)
+		}
+	}
+	wantRecords(t, s, account.Key{}, "openai.a/r1", "openai.a/r2")
+}
+
+// TestPlaceThatCantBeWritten: nothing is left of an answer of which a part may be
+// there.
+func TestPlaceThatCantBeWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, r := open(t, dir), journaltest.Record(mustKey("openai.a"), "r1")
+	place, err := s.Reserve(r.Key, r.RotationID)
+	must(t, err)
+	must(t, spool.Break(place))
+	if err := place.Stash(r); !errors.Is(err, os.ErrClosed) || !strings.Contains(err.Error(), "openai.a.r1") {
+		t.Errorf("got %v, want an error that names the record", err)
+	}
+	if left := ls(t, dir); len(left) != 0 {
+		t.Errorf("%v is left", left)
+	}
+	must(t, s.Put(t.Context(), r))
+	wantRecords(t, s, account.Key{}, "openai.a/r1")
 }
 
 // TestPlacesOfAKilledProcess: places in which there is no answer end with the

@@ -13,7 +13,8 @@ func TestRecent(t *testing.T) {
 		r := streams.NewRecent[string, int](10)
 		r.Saw("a", 1)
 		r.Saw("a", 2)
-		time.Sleep(9 * time.Second) // the bubble's clock: takes no time
+		// time.Sleep turns the bubble's clock and takes no time.
+		time.Sleep(9 * time.Second)
 		r.Saw("b", 3)
 		if v, ok := r.Get("a"); v != 2 || !ok {
 			t.Errorf("after 9 s: %d, %t", v, ok)
