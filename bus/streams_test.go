@@ -113,6 +113,10 @@ func TestStreamsByClusterSize(t *testing.T) {
 	if log.String() != "" {
 		t.Errorf("got the log:\n%s", log.String())
 	}
+	// A server that has lost its last stream removes the folder of streams a
+	// moment later, and creates none meanwhile.
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LAST", Subjects: []string{"last"}, Replicas: 3})
+	check(t, err)
 	check(t, js.DeleteStream(t.Context(), events.StreamBumps))
 	check(t, js.DeleteStream(t.Context(), events.StreamEvents))
 	cfg.Replicas = 1

@@ -10,16 +10,20 @@ import (
 	"github.com/tokenbus/tokenbus/natskv"
 )
 
-// made creates a bucket as we would and returns its stream's configuration,
-// under a prefix of its own and not in the server.
+// made returns the configuration of the bucket's stream as we would create it. It
+// is that of another bucket: a server that has lost its last stream removes the
+// folder of streams a moment later, and creates none meanwhile.
 func made(t *testing.T, js jetstream.JetStream, c natskv.Config, name string) jetstream.StreamConfig {
 	t.Helper()
-	must(t, constructors[name](t.Context(), c))
-	stream, err := js.Stream(t.Context(), "KV_"+c.Prefix+"_"+name)
+	like := c
+	like.Prefix = config(js).Prefix
+	must(t, constructors[name](t.Context(), like))
+	stream, err := js.Stream(t.Context(), "KV_"+like.Prefix+"_"+name)
 	must(t, err)
-	must(t, js.DeleteStream(t.Context(), "KV_"+c.Prefix+"_"+name))
 	config := stream.CachedInfo().Config
 	config.Metadata = nil // the server's own
+	config.Name = "KV_" + c.Prefix + "_" + name
+	config.Subjects = []string{"$KV." + c.Prefix + "_" + name + ".>"}
 	return config
 }
 
