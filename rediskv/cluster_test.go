@@ -133,7 +133,10 @@ func (m *slotMover) move(t *testing.T) {
 	}
 }
 
-// end gives the slot to the other node.
+// end gives the slot to the other node, and returns when all nodes have heard
+// the new owner's configuration epoch. A move back before that takes no higher
+// one, and the old owner's gossip of a moment ago takes the slot from it again,
+// with its keys.
 func (m *slotMover) end(t *testing.T) {
 	owner := id(t, m.to)
 	m.do(t, m.to, "cluster", "setslot", m.slot, "node", owner)
@@ -143,7 +146,30 @@ func (m *slotMover) end(t *testing.T) {
 			m.do(t, c, "cluster", "setslot", m.slot, "node", owner)
 		}
 	}
+	epoch := epochOf(t, m.to, owner)
+	until(t, func() error {
+		for _, c := range m.all {
+			if heard := epochOf(t, c, owner); heard != epoch {
+				return fmt.Errorf("%s has heard of epoch %s of %s, want %s", c.Options().Addr, heard, owner, epoch)
+			}
+		}
+		return nil
+	})
 	m.from, m.to = m.to, m.from
+}
+
+// epochOf is the configuration epoch of a node, as c knows it.
+func epochOf(t *testing.T, c *redis.Client, id string) string {
+	nodes, err := c.ClusterNodes(t.Context()).Result()
+	if err != nil && t.Context().Err() == nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(nodes) {
+		if fields := strings.Fields(line); fields[0] == id {
+			return fields[6]
+		}
+	}
+	return ""
 }
 
 // Order and exclusion hold in every phase of a slot's move.

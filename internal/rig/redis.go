@@ -15,7 +15,7 @@ import (
 // redis-server itself doesn't care about its own.
 const redisScript = `redis-server "$@" </dev/null &
 pid=$!
-exec >&-
+exec 3>&-
 read -r _
 kill "$pid"
 wait "$pid"`

@@ -9,7 +9,6 @@
 package rig
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -87,13 +86,14 @@ func built(name string, sources ...string) (string, error) {
 }
 
 // process is a server in a process of its own that ends when its standard
-// input closes, be it because the test process is gone. It costs no goroutine,
-// so that leak checks don't see it.
+// input closes, be it because the test process is gone. What it writes goes to
+// a file: a pipe that nobody reads would stop it once it is full. It costs no
+// goroutine, so that leak checks don't see it.
 type process struct {
 	cmd    *exec.Cmd
 	stdin  io.Closer
-	stdout *os.File // held open: writing to a closed pipe would end the server
-	stderr *os.File
+	alive  *os.File // the end of a pipe that the server holds as long as it lives
+	output *os.File
 }
 
 // start starts the command and waits for the line of its output that
@@ -103,59 +103,60 @@ func start(cmd *exec.Cmd, ready string) (*process, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	stdout, stdoutWriter, err := os.Pipe()
+	alive, held, err := os.Pipe()
 	if err != nil {
 		return nil, "", err
 	}
-	defer stdoutWriter.Close()
-	stderr, err := os.CreateTemp("", "tokenbus-rig-*.log")
+	defer held.Close() // the child has it
+	output, err := os.CreateTemp("", "tokenbus-rig-*.log")
 	if err != nil {
 		return nil, "", err
 	}
-	_ = os.Remove(stderr.Name()) // it lives as long as somebody has it open
-	cmd.Stdout, cmd.Stderr = stdoutWriter, stderr
+	_ = os.Remove(output.Name()) // it lives as long as somebody has it open
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = output, output, []*os.File{held}
 	if err := cmd.Start(); err != nil {
 		return nil, "", fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	p := &process{cmd, stdin, stdout, stderr}
-	_ = stdoutWriter.Close() // the child has it
+	_ = held.Close()
+	p := &process{cmd, stdin, alive, output}
 	line, err := p.waitFor(ready)
 	if err != nil {
-		output := p.log()
+		err = fmt.Errorf("start %s: %w\n%s", cmd.Path, err, p.log())
 		p.stop()
-		return nil, "", fmt.Errorf("start %s: %w\n%s", cmd.Path, err, output)
+		return nil, "", err
 	}
 	return p, line, nil
 }
 
 func (p *process) waitFor(ready string) (string, error) {
-	if err := p.stdout.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
-		return "", err
-	}
-	var seen strings.Builder
-	lines := bufio.NewScanner(p.stdout)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), ready) {
-			return lines.Text(), nil
+	for deadline := time.Now().Add(startTimeout); ; {
+		if err := p.alive.SetReadDeadline(time.Now().Add(5 * time.Millisecond)); err != nil {
+			return "", err
 		}
-		seen.WriteString(lines.Text() + "\n")
+		_, ended := p.alive.Read(make([]byte, 1))
+		for line := range strings.Lines(p.log()) {
+			if strings.Contains(line, ready) && strings.HasSuffix(line, "\n") {
+				return strings.TrimSuffix(line, "\n"), nil
+			}
+		}
+		if !errors.Is(ended, os.ErrDeadlineExceeded) {
+			return "", errors.New("it ended before it was ready")
+		}
+		if time.Now().After(deadline) {
+			return "", fmt.Errorf("it wasn't ready within %v", startTimeout)
+		}
 	}
-	err := lines.Err()
-	if err == nil {
-		err = errors.New("it ended before it was ready")
-	}
-	return "", fmt.Errorf("%w\n%s", err, seen.String())
 }
 
-// log returns the end of what the server wrote to its standard error.
+// log returns the end of what the server wrote.
 func (p *process) log() string {
-	const most = 4096
-	size, err := p.stderr.Seek(0, io.SeekEnd)
+	const most = 64 << 10
+	file, err := p.output.Stat()
 	if err != nil {
 		return ""
 	}
-	buf := make([]byte, min(size, most))
-	n, _ := p.stderr.ReadAt(buf, size-int64(len(buf)))
+	buf := make([]byte, min(file.Size(), most))
+	n, _ := p.output.ReadAt(buf, file.Size()-int64(len(buf)))
 	return string(buf[:n])
 }
 
@@ -165,6 +166,6 @@ func (p *process) stop() {
 	kill := time.AfterFunc(stopTimeout, func() { _ = p.cmd.Process.Kill() })
 	_ = p.cmd.Wait() // however it ended, it has
 	kill.Stop()
-	_ = p.stdout.Close()
-	_ = p.stderr.Close()
+	_ = p.alive.Close()
+	_ = p.output.Close()
 }

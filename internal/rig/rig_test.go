@@ -47,13 +47,20 @@ func TestNATSHasJetStream(t *testing.T) {
 	}
 }
 
-func TestRedisStartsWithItsArguments(t *testing.T) {
-	opts, err := redis.ParseURL(rig.Redis(t, "--maxmemory", "5mb"))
+// connectRedis starts a redis-server with the arguments.
+func connectRedis(t *testing.T, args ...string) *redis.Client {
+	t.Helper()
+	opts, err := redis.ParseURL(rig.Redis(t, args...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := redis.NewClient(opts)
-	defer c.Close()
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func TestRedisStartsWithItsArguments(t *testing.T) {
+	c := connectRedis(t, "--maxmemory", "5mb")
 	got, err := c.ConfigGet(t.Context(), "maxmemory").Result()
 	if err != nil || got["maxmemory"] != "5242880" {
 		t.Errorf("maxmemory: %v, %v", got, err)
@@ -79,6 +86,16 @@ func connectMongo(t *testing.T) *mongo.Collection {
 		t.Fatal(err)
 	}
 	return client.Database(strings.TrimPrefix(u.Path, "/")).Collection("c")
+}
+
+// A server is not stopped by what it logs, however much that is.
+func TestRedisMayLogMuch(t *testing.T) {
+	c := connectRedis(t, "--enable-debug-command", "yes")
+	for range 300 { // more than a pipe holds
+		if err := c.Do(t.Context(), "debug", "log", strings.Repeat("x", 1000)).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestMongoComparesAndSetsAtomically(t *testing.T) {
