@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 )
 
 const connectTimeout = 5 * time.Second
@@ -96,20 +97,49 @@ func (c *conn) dial(tell func(string)) (*nats.Conn, error) {
 	if c.key != "" {
 		o, err := nats.NkeyOptionFromSeed(c.key)
 		if err != nil {
-			return nil, &usageError{fmt.Errorf("%s: want a file with a user's NKey seed, such as a worker's %s", c.key, c.role.keyName())}
+			return nil, usagef("--nats-nkey: %s: want a file with a user's NKey seed, such as a worker's %s", c.key, c.role.keyName())
 		}
 		opts = append(opts, o)
 	}
 	if c.cfg.creds != "" {
+		if err := checkCreds(c.cfg.creds); err != nil {
+			return nil, err
+		}
 		opts = append(opts, nats.UserCredentials(c.cfg.creds))
 	}
 	if c.cfg.ca != "" {
-		opts = append(opts, nats.RootCAs(c.cfg.ca))
+		opts = append(opts, from("nats-ca", nats.RootCAs(c.cfg.ca)))
 	}
 	if c.cfg.cert != "" {
-		opts = append(opts, nats.ClientCert(c.cfg.cert, c.cfg.key))
+		opts = append(opts, from("nats-cert", nats.ClientCert(c.cfg.cert, c.cfg.key)))
 	}
 	return nats.Connect(strings.Join(c.cfg.urls, ","), opts...)
+}
+
+// checkCreds reports a file that can't be a user's credentials, without its
+// content.
+func checkCreds(path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return usagef("--nats-creds: %w", err)
+	}
+	defer clear(content)
+	_, noJWT := nkeys.ParseDecoratedJWT(content)
+	_, noSeed := nkeys.ParseDecoratedUserNKey(content)
+	if noJWT != nil || noSeed != nil {
+		return usagef("--nats-creds: %s: want a file with a user's JWT and seed, such as nsc writes", path)
+	}
+	return nil
+}
+
+// from is an option whose error names the flag that it comes from.
+func from(flag string, option nats.Option) nats.Option {
+	return func(o *nats.Options) error {
+		if err := option(o); err != nil {
+			return usagef("--%s: %w", flag, err)
+		}
+		return nil
+	}
 }
 
 // explain says what to do about a connection that doesn't come about.
