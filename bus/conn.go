@@ -53,6 +53,7 @@ type Config struct {
 type Hooks struct {
 	Connected    func()               // the first time and again
 	Disconnected func(err error)      // err may be nil
+	Unreachable  func(err error)      // no server took us; it is tried again
 	Refused      func(err error)      // credentials were refused while reconnecting; is ErrCredentials
 	Forbidden    func(err error)      // the credentials' role does not permit what we tried
 	SlowConsumer func(subject string) // messages of a subscription were dropped
@@ -93,6 +94,7 @@ func Connect(cfg Config) (*nats.Conn, error) {
 	}
 	opts.RetryOnFailedConnect = true
 	cfg.logger().Warn("NATS is out of reach; trying again until it is there", "servers", cfg.where(), "error", err)
+	r.unreachable(err)
 	if nc, err = opts.Connect(); err != nil {
 		return nil, fmt.Errorf("connect to NATS at %s: %w", cfg.where(), err)
 	}

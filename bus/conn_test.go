@@ -14,10 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/tokenbus/tokenbus/bus"
 	testrig "github.com/tokenbus/tokenbus/internal/rig"
@@ -94,13 +96,19 @@ func TestCredentialsRefusedLater(t *testing.T) {
 	check(t, l.Close())
 	other := startServer(t)
 	refused := make(chan error, 100)
+	unreachable := make(chan error, 100)
 	var log logs
 	nc, err := bus.Connect(bus.Config{
 		URLs: []string{address}, NKey: other.KeyFile(bus.RoleWorker), Logger: log.logger(),
-		Hooks: bus.Hooks{Refused: func(err error) { refused <- err }},
+		Hooks: bus.Hooks{Refused: func(err error) { refused <- err }, Unreachable: func(err error) { unreachable <- err }},
 	})
 	check(t, err)
 	defer nc.Close()
+	if err := receive(t, unreachable, "the first try"); !errors.Is(err, nats.ErrNoServers) {
+		t.Errorf("the first try: %v", err)
+	}
+	for !errors.Is(receive(t, unreachable, "another try, which says why"), syscall.ECONNREFUSED) {
+	}
 	startServer(t, func(c *bus.ServerConfig) { c.Listen = address })
 	for range 2 {
 		if err := receive(t, refused, "refusal"); !errors.Is(err, bus.ErrCredentials) {

@@ -89,6 +89,13 @@ func (r *reporter) failed(err error) {
 		return
 	}
 	r.log.Debug("NATS is out of reach", "error", errorText(err))
+	r.unreachable(err)
+}
+
+func (r *reporter) unreachable(err error) {
+	if r.hooks.Unreachable != nil {
+		r.hooks.Unreachable(err)
+	}
 }
 
 func (r *reporter) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {

@@ -73,8 +73,10 @@ func (w *worker) connect(ctx context.Context) error {
 		Server: w.server, Creds: w.cfg.NATSCreds, NKey: w.cfg.NATSNKey, CA: w.cfg.NATSCA, Cert: w.cfg.NATSCert, Key: w.cfg.NATSKey,
 		Name: "tokenbus worker " + w.id, InboxPrefix: bus.InboxPrefix(bus.RoleWorker), Logger: w.log,
 		Hooks: bus.Hooks{
-			Connected: func() { connected.Store(true); w.health.set(depNATS, nil) },
+			Connected:   func() { connected.Store(true); w.natsError.Store(nil); w.health.set(depNATS, nil) },
+			Unreachable: func(err error) { w.natsError.Store(&err) },
 			Refused: func(err error) {
+				w.natsError.Store(&err)
 				if !connected.Load() {
 					w.fail(settingError("nats-url", err))
 				}
@@ -127,8 +129,8 @@ func (w *worker) watchNATS(ctx context.Context, tasks *sync.WaitGroup) {
 			if w.conn.Status() == nats.CONNECTED {
 				return nil
 			}
-			if err := w.conn.LastError(); err != nil {
-				return fmt.Errorf("not connected: %w", err)
+			if err := w.natsError.Load(); err != nil {
+				return fmt.Errorf("not connected: %w", *err)
 			}
 			return errors.New("not connected")
 		})

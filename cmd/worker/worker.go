@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -46,6 +47,7 @@ type worker struct {
 
 	backends
 	conn      *nats.Conn
+	natsError atomic.Pointer[error] // why there is no connection; nil while nothing has said
 	js        jetstream.JetStream
 	publisher ledger.Publisher
 	locker    *lease.Locker

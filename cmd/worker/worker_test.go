@@ -175,7 +175,7 @@ func TestWorkerStopsBeforeItHasBegun(t *testing.T) {
 		if ready {
 			t.Fatal("ready without NATS")
 		}
-		if checks[2].Name == depNATS && strings.HasPrefix(checks[2].Reason, "not connected") && checks[4].Name == depStore && strings.HasPrefix(checks[4].Reason, "waits for NATS") {
+		if checks[2].Name == depNATS && strings.HasPrefix(checks[2].Reason, "not connected: dial tcp 127.0.0.1:1:") && checks[4].Name == depStore && strings.HasPrefix(checks[4].Reason, "waits for NATS") {
 			return nil
 		}
 		return fmt.Errorf("%+v", checks)
