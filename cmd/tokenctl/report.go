@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ type reporter struct {
 	asJSON   bool
 	results  []importResult
 	count    map[outcome]int
+	unsent   int    // of those that failed: interrupted before they were sent
 	file     string // the last one that was named
 	noted    map[string]bool
 	progress *progress
@@ -52,7 +54,10 @@ func (r *reporter) item(it item) {
 	if r.asJSON {
 		r.results = append(r.results, resultOf(it))
 	}
-	if it.outcome == failed {
+	switch {
+	case errors.Is(it.err, errNotSent): // finish says it once, of all of them
+		r.unsent++
+	case it.outcome == failed:
 		r.fail(it.err)
 	}
 	if r.asJSON {
@@ -140,6 +145,9 @@ func (r *reporter) finish(dryRun bool) error {
 		if _, err := fmt.Fprintln(r.stdout, summary); err != nil {
 			return err
 		}
+	}
+	if r.unsent > 0 {
+		r.note(fmt.Sprintf("interrupted: %d of those that failed were not sent; the same command sends them", r.unsent))
 	}
 	if r.count[failed] > 0 {
 		return errReported
