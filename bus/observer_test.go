@@ -20,6 +20,7 @@ func TestBumpsAreHeard(t *testing.T) {
 	r := rig(t, func(c *bus.WorkerConfig) { c.Logger = log.logger() })
 	check(t, r.conn.Publish("tokenbus.v1.bump.openai.a", []byte("garbage")))
 	check(t, r.conn.Publish("tokenbus.v1.bump.openai.b", bump(t, 9).Encode())) // of openai.a
+	check(t, r.conn.FlushTimeout(patience))
 	other := as(t, r.server, bus.RoleWorker)
 	check(t, publisher(t, other).Bump(t.Context(), bump(t, 4)))
 	b := receive(t, r.fleet.bumps, "bump")
@@ -36,6 +37,7 @@ func TestStatusEventsAreHeard(t *testing.T) {
 	check(t, r.conn.Publish("tokenbus.v1.status.openai.a", []byte("garbage")))
 	e := events.Status{Key: key(t, "openai.a"), Status: account.Active, Code: events.StatusInDoubt, Message: "m", At: at}
 	check(t, r.conn.Publish("tokenbus.v1.status.openai.b", e.Encode())) // of openai.a
+	check(t, r.conn.FlushTimeout(patience))
 	check(t, publisher(t, as(t, r.server, bus.RoleWorker)).Status(t.Context(), e))
 	if got := receive(t, r.fleet.status, "status event"); got != e {
 		t.Errorf("heard %+v, want %+v", got, e)
