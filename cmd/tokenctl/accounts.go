@@ -113,7 +113,7 @@ func (a app) confirm(ctx context.Context, keys []account.Key) error {
 	return nil
 }
 
-// show writes all that is known of an account.
+// show writes what a worker tells of an account.
 func (a app) show(doc events.Account) error {
 	now := a.now()
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
@@ -135,10 +135,11 @@ func (a app) show(doc events.Account) error {
 		line("expires", "unknown")
 	}
 	at("expires", doc.ExpiresAt)
-	if !doc.HasRefreshToken {
+	if doc.HasRefreshToken {
+		at("refresh", doc.RefreshAt)
+	} else { // what refresh_at says then is when the account ends
 		line("refresh", "never: there is no refresh token")
 	}
-	at("refresh", doc.RefreshAt)
 	if doc.Rotation != nil {
 		line("rotation", fmt.Sprintf("%s at %s, since %s", doc.Rotation.State, doc.Rotation.Worker, a.local(doc.Rotation.StartedAt)))
 	}
@@ -190,13 +191,17 @@ func (a app) listCommand(ctx context.Context, cmd *cli.Command) error {
 	if asJSON {
 		return writeJSON(a.stdout, all)
 	}
-	return a.table(all)
+	return a.table(all, req.Platform != "" || req.Status != "")
 }
 
-// table writes accounts one a line.
-func (a app) table(list events.ListReply) error {
+// table writes accounts one a line. some tells that not all were asked for.
+func (a app) table(list events.ListReply, some bool) error {
 	if len(list.Accounts) == 0 {
-		fmt.Fprintln(a.stderr, "no accounts; bring one in with tokenctl accounts import FILE")
+		text := "no accounts; bring one in with tokenctl accounts import FILE"
+		if some {
+			text = "no such accounts"
+		}
+		fmt.Fprintln(a.stderr, text)
 		return nil
 	}
 	now := a.now()

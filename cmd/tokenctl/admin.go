@@ -78,7 +78,7 @@ func remedy(err error, key account.Key) error {
 	case events.CodeCoolingDown, events.CodeUnavailable:
 		text = "try again"
 		if e.RetryAfter > 0 {
-			text += " in " + brief(e.RetryAfter)
+			text += " " + in(e.RetryAfter)
 		}
 	case events.CodeTimeout:
 		text = "it goes on, and its result is kept: ask again"

@@ -253,6 +253,53 @@ func TestReadURLs(t *testing.T) {
 	}
 }
 
+// TestConnectedAgain: only what watches misses something while there is no
+// connection.
+func TestConnectedAgain(t *testing.T) {
+	f, args := newFleet(t)
+	cfg := config{urls: []string{args[1]}, dataDir: args[3], subjects: f.subjects}
+	for shows, want := range map[bool]string{false: "connected to NATS again; waiting for the answer", true: "connected to NATS again; what happened in between is not shown"} {
+		said := make(chan string, 10)
+		c, err := cfg.connect(operator, func(text string) { said <- text })
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.shows.Store(shows)
+		if err := c.ForceReconnect(); err != nil {
+			t.Fatal(err)
+		}
+		for got := ""; !strings.HasPrefix(got, "connected"); {
+			select {
+			case got = <-said:
+			case <-t.Context().Done():
+				t.Fatal("it never said that it is connected")
+			}
+			if strings.HasPrefix(got, "connected") && got != want {
+				t.Errorf("shows events: %t, and says %q", shows, got)
+			}
+		}
+		c.Close()
+	}
+}
+
+func TestUntil(t *testing.T) {
+	now := time.Unix(1800000000, 0)
+	for d, want := range map[time.Duration]string{0: "now", 499 * time.Millisecond: "now", 500 * time.Millisecond: "in 1s", 90 * time.Second: "in 1m30s", -time.Minute: "1m ago"} {
+		if got := until(now.Add(d), now); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
+		}
+	}
+	key, err := account.ParseKey("acme.a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for after, want := range map[time.Duration]string{0: "(try again)", time.Millisecond: "(try again now)", time.Second: "(try again in 1s)"} {
+		if got := remedy(&events.Error{Code: events.CodeUnavailable, RetryAfter: after}, key).Error(); !strings.HasSuffix(got, want) {
+			t.Errorf("%s: %s, want %s", after, got, want)
+		}
+	}
+}
+
 func TestBrief(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", 400 * time.Millisecond: "0s", 59 * time.Second: "59s", time.Minute: "1m", 61 * time.Second: "1m1s", time.Hour: "1h",

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -52,8 +53,9 @@ type conn struct {
 	*nats.Conn
 	cfg    config
 	role   role
-	key    string     // the seed file in use; "" for none
-	denied chan error // what the server doesn't permit us
+	key    string      // the seed file in use; "" for none
+	denied chan error  // what the server doesn't permit us
+	shows  atomic.Bool // events: those that come while there is no connection are missed
 }
 
 // connect connects at once or fails; a connection that is lost later is made
@@ -92,7 +94,13 @@ func (c *conn) dial(tell func(string)) (*nats.Conn, error) {
 				tell("the connection to NATS is lost; trying to get it back")
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { tell("connected to NATS again; what happened in between is not shown") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			if c.shows.Load() {
+				tell("connected to NATS again; what happened in between is not shown")
+			} else {
+				tell("connected to NATS again; waiting for the answer")
+			}
+		}),
 	}
 	if c.key != "" {
 		o, err := nats.NkeyOptionFromSeed(c.key)

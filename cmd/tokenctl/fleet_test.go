@@ -208,6 +208,9 @@ func (f *fleet) put(r events.PutRequest) (any, error) {
 	}
 	if !d.credentials.Equal(c) || d.Version == 0 {
 		d.credentials, d.Version, d.ExpiresAt, d.HasRefreshToken, d.UpdatedAt = c, d.Version+1, c.ExpiresAt, !c.RefreshToken.IsZero(), now
+		if d.RefreshAt = now.Add(time.Hour + time.Minute); !d.HasRefreshToken {
+			d.RefreshAt = d.ExpiresAt // when it has to be looked at
+		}
 	}
 	if d.ID == "ailing" {
 		d.Failures, d.CooldownUntil = 3, now.Add(5*time.Minute)

@@ -15,7 +15,7 @@ tokens and watches what happens. It talks to the workers over NATS.
 Commands:
   accounts import FILE|FOLDER…   bring in login files
   accounts list                  list accounts
-  accounts get KEY…              show all about accounts, but no secret
+  accounts get KEY…              show status, times and errors of accounts
   accounts refresh KEY…          get a new token now
   accounts disable|enable KEY…   stop serving an account, or go on
   accounts clear-error KEY…      forget a failure and try again
@@ -54,7 +54,8 @@ Brings the logins in files into tokenbus. Files are known by their shape: Codex
 (~/.codex/auth.json), Claude Code (~/.claude/.credentials.json), Gemini CLI
 (~/.gemini/oauth_creds.json), CLIProxyAPI, sub2api exports, Google application
 default credentials, and the JSON of accounts.put. Of a folder every *.json file
-is looked at, three levels deep; what is no login file is skipped. - is stdin.
+is looked at, three levels deep; what is JSON and no login file is skipped; what is
+no JSON fails. - is stdin.
 
 Importing a file again changes nothing, but a login replaces the credentials
 whole: what accounts patch has set (a proxy, extra fields) must be given again.
@@ -89,13 +90,22 @@ Options:
   --limit N      at most N accounts (default: 100)
   --all          all of them
 
+The column REFRESH says when the next refresh ahead of need is due, or
+  due        it is due already
+  running    an exchange is recorded
+  in doubt   an exchange was perhaps sent, and its answer is missing
+  never      there is no refresh token
+  -          none is planned: the expiry is unknown, workers refresh nothing ahead
+             of need, the account is disabled, or its grant is dead
+
 Examples:
   tokenctl accounts list --status reauth_required
   tokenctl accounts list --all --output json`
 
 const getHelp = `tokenctl accounts get KEY…
 
-Shows all about accounts, but no secret. With --output json, one object a line.`
+Shows status, times and errors of accounts; no secret, no proxy and no extra fields.
+With --output json, one object a line.`
 
 const refreshHelp = `tokenctl accounts refresh KEY… [--force]
 

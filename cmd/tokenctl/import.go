@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -21,7 +23,7 @@ const (
 	updated   outcome = "updated"
 	unchanged outcome = "unchanged"
 	found     outcome = "found"   // --dry-run: it would be imported
-	skipped   outcome = "skipped" // a file in a folder that is no login file
+	skipped   outcome = "skipped" // JSON in a folder that is no login file
 	failed    outcome = "failed"
 )
 
@@ -156,14 +158,20 @@ func (r *fileReader) itemsOf(ctx context.Context, s source, o importOptions) []i
 	for _, e := range split(err) {
 		it := item{file: s.name(), outcome: failed, err: e}
 		if errors.Is(e, loginfile.ErrUnknownFormat) || errors.Is(e, loginfile.ErrNoLogin) {
-			// What else lies in a folder, or in an export, is no mistake.
-			if !s.named || len(logins) > 0 {
+			// What else lies in a folder, or in an export, is no mistake. What is
+			// no JSON at all may be a login that was torn: its account is missing.
+			if !s.named && isJSON(f.Data) || len(logins) > 0 {
 				it.outcome = skipped
 			}
 		}
 		items = append(items, it)
 	}
 	return items
+}
+
+// isJSON reports whether data is JSON, whatever is in it.
+func isJSON(data []byte) bool {
+	return json.Valid(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))) // which loginfile takes too
 }
 
 // split returns the errors that are joined in err.

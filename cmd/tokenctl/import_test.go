@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -254,6 +255,46 @@ func TestImportOfOneKeyTwice(t *testing.T) {
 		if key.ID() == "two" && (d.Version != 1 || d.credentials.AccessToken.Reveal() != "SECRET-2" || puts.Load() != 1) {
 			t.Errorf("version %d after %d puts", d.Version, puts.Load())
 		}
+	}
+}
+
+// TestImportOfWhatIsNoJSON: a file in a folder that is no JSON may be a login
+// that was torn, and fails. Other JSON is skipped, with a mark in front as some
+// editors write it; what has another name is not looked at.
+func TestImportOfWhatIsNoJSON(t *testing.T) {
+	const login = `{"platform":"acme","id":"a","credentials":{"access_token":"SECRET-a"}}`
+	var utf16 []byte
+	for _, c := range "\ufeff" + login {
+		utf16 = append(utf16, byte(c), byte(c>>8))
+	}
+	dir := t.TempDir()
+	want := map[string]outcome{}
+	for _, f := range []struct {
+		name, text string
+		outcome    outcome
+	}{
+		{"whole.json", login, found}, {"torn.json", login[:40], failed}, {"torn-array.JSON", "[" + login, failed}, {"empty.json", "", failed},
+		{"blank.json", " \n", failed}, {"utf16.json", string(utf16), failed}, {"package.json", `{"name":"x"}`, skipped},
+		{"marked.json", "\ufeff" + `{"name":"x"}`, skipped}, {"list.json", "[1]", skipped}, {"text.json", `"x"`, skipped}, {"torn.txt", login[:40], ""},
+	} {
+		path := filepath.Join(dir, f.name)
+		if err := os.WriteFile(path, []byte(f.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if f.outcome != "" {
+			want[path] = f.outcome
+		}
+	}
+	code, stdout, stderr := importing(t.Context(), newApp(nil, nil), "--dry-run", "--output", "json", dir)
+	got := map[string]outcome{}
+	for _, r := range results(t, stdout) {
+		got[r.File] = r.Outcome
+	}
+	if !maps.Equal(got, want) || code != exitFailed {
+		t.Errorf("exit code %d, got %v, want %v", code, got, want)
+	}
+	if strings.Count(stderr, ": not a login file that tokenbus knows: ") != 5 || strings.Contains(stderr, "SECRET") {
+		t.Errorf("said %s", stderr)
 	}
 }
 

@@ -47,13 +47,22 @@ func clean(s string) string {
 	}, s)
 }
 
-// until says when t is, seen from now: "in 2h10m", "5m ago"; "" for no time.
+// in says how long it is yet: "in 2h10m", or "now".
+func in(d time.Duration) string {
+	if d.Round(time.Second) == 0 {
+		return "now"
+	}
+	return "in " + brief(d)
+}
+
+// until says when t is, seen from now: "in 2h10m", "now", "5m ago"; "" for no
+// time.
 func until(t, now time.Time) string {
 	switch d := t.Sub(now); {
 	case t.IsZero():
 		return ""
 	case d >= 0:
-		return "in " + brief(d)
+		return in(d)
 	default:
 		return brief(-d) + " ago"
 	}

@@ -28,6 +28,7 @@ func (a app) watchCommand(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer c.Close()
+	c.shows.Store(true)
 	ch := make(chan *nats.Msg, watchBuffer)
 	s := c.cfg.subjects
 	for _, all := range []string{s.AllRefreshed(), s.AllBumps(), s.AllStatus()} {
