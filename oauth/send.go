@@ -17,8 +17,12 @@ import (
 // keptHeaders are the headers of an answer that a verdict or a person needs.
 var keptHeaders = [...]string{"Content-Type", "Retry-After", "Retry-After-Ms", "Date", "Location"}
 
-// lastLook is how long a read may still take once the patience is over.
-const lastLook = 20 * time.Millisecond
+// lastLook is how long a read may still take once the patience is over, and
+// lastLooks all of them together, however little each one brings.
+const (
+	lastLook  = 20 * time.Millisecond
+	lastLooks = 10 * lastLook
+)
 
 // maxInterim bounds the 1xx answers before the real one.
 const maxInterim = 5
@@ -142,19 +146,28 @@ type firstByteConn struct {
 	net.Conn
 	before  func() error
 	begun   bool
-	refused bool // before said no
-	sent    bool // bytes of the request may have left
+	refused bool      // before said no
+	sent    bool      // bytes of the request may have left
+	end     time.Time // of the last looks; zero before the first
 }
 
 // Read takes what has arrived already when the patience ends: a process that
-// was stopped in between finds its answer and its deadline at once.
+// was stopped in between finds its answer and its deadline at once. What still
+// comes a byte at a time is not waited for.
 func (c *firstByteConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = c.SetReadDeadline(time.Now().Add(lastLook))
-		n, err = c.Conn.Read(p)
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
 	}
-	return n, err
+	now := time.Now()
+	if c.end.IsZero() {
+		c.end = now.Add(lastLooks)
+	}
+	if !now.Before(c.end) {
+		return 0, err
+	}
+	_ = c.SetReadDeadline(now.Add(min(lastLook, c.end.Sub(now))))
+	return c.Conn.Read(p)
 }
 
 // Write asks before the first byte and passes on what may leave.

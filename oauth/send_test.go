@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -465,6 +466,23 @@ func TestSendObeysItsContext(t *testing.T) {
 			t.Errorf("truncated=%v, %v", got.Truncated, err)
 		}
 	})
+	t.Run("in a body that drips", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cfg := oauth.Config{Definitions: define("http://127.0.0.1:1"), Dial: func(context.Context, string, string) (net.Conn, error) {
+			return &dripConn{first: "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"}, nil
+		}}
+		calls := 0 // before the request leaves, and when the answer's header is there
+		cfg.Now = func() time.Time {
+			if calls++; calls == 2 {
+				cancel()
+			}
+			return time.Now()
+		}
+		got, err := newClient(t, cfg).Send(ctx, request())
+		if err != nil || !got.Truncated || len(got.Body) == 0 {
+			t.Errorf("%d bytes, truncated=%v, %v; want what came before the end", len(got.Body), got.Truncated, err)
+		}
+	})
 	t.Run("timeout", func(t *testing.T) {
 		e := newEndpoint(t, false, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		d := define(e.URL, func(d *oauth.Definition) { d.Timeout = time.Second })
@@ -517,6 +535,31 @@ func (c brokenConn) Write([]byte) (int, error)     { return 0, c.err }
 func (c brokenConn) Read([]byte) (int, error)      { return 0, io.EOF }
 func (c brokenConn) Close() error                  { return nil }
 func (c brokenConn) SetDeadline(_ time.Time) error { return nil }
+
+// dripConn gives one byte within every deadline, a millisecond from the last.
+type dripConn struct {
+	net.Conn
+	first string // comes whole, before any deadline
+	late  bool   // the next read has no time left
+}
+
+func (c *dripConn) Read(p []byte) (int, error) {
+	if c.first != "" {
+		n := copy(p, c.first)
+		c.first, c.late = c.first[n:], true
+		return n, nil
+	}
+	if c.late {
+		return 0, os.ErrDeadlineExceeded
+	}
+	<-time.After(time.Millisecond)
+	c.late = true
+	return copy(p, " "), nil
+}
+func (c *dripConn) SetReadDeadline(time.Time) error { c.late = false; return nil }
+func (c *dripConn) SetDeadline(time.Time) error     { return nil }
+func (c *dripConn) Write(p []byte) (int, error)     { return len(p), nil }
+func (c *dripConn) Close() error                    { return nil }
 
 // listen serves connections on loopback, one goroutine each, until the test
 // ends.
