@@ -31,6 +31,8 @@ type app struct {
 	stdout io.Writer
 	stderr io.Writer
 	env    lookupFunc
+	// environ is the whole environment, as [os.Environ] has it.
+	environ func() []string
 	// signals returns the context that the first SIGINT or SIGTERM ends and
 	// makes the second one end the process at once. stop undoes it.
 	signals func(context.Context) (ctx context.Context, stop func())
@@ -120,6 +122,7 @@ command line wins.
 	}
 	writeOptions(&b, options, commands)
 	if commands {
+		b.WriteString("\nSIGTERM or Ctrl-C stops it. SIGHUP reads the provider file and the keyset again.\n")
 		b.WriteString("\nExit codes: 0 after a clean stop, 1 after a failure or a stop that left something\nundone, 2 for a wrong configuration.\n")
 	}
 	return b.String()
@@ -158,5 +161,5 @@ func (a app) versionCommand(context.Context, *cli.Command) error {
 
 // osApp is the app of the real process.
 func osApp() app {
-	return app{stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, signals: notifySignals}
+	return app{stdout: os.Stdout, stderr: os.Stderr, env: os.LookupEnv, environ: os.Environ, signals: notifySignals}
 }

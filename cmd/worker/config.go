@@ -71,6 +71,10 @@ type config struct {
 	LogLevel  slog.Level
 	LogFormat string // "auto", "text" or "json"
 	WorkerID  string // "": made up at the start
+
+	// Unknown are variables of the environment that look like settings and are
+	// none. A provider's secret may be in one of them.
+	Unknown []string
 }
 
 // refreshAhead is the value of --refresh-ahead: automatic, off, or a time.
@@ -205,7 +209,7 @@ func (r *reader) checkNATS(c config) {
 	}
 	for _, name := range []string{"nats-listen", "nats-auth"} {
 		if r.settings[name].set {
-			r.problem(name, "is for the embedded server alone, and --nats-url names another; leave one of the two out")
+			r.problem(name, "is for the embedded server alone, and --nats-url names another; leave one of the two out"+r.whereURLIsFrom())
 		}
 	}
 	if c.NATSCreds != "" && c.NATSNKey != "" {
@@ -219,10 +223,21 @@ func (r *reader) checkNATS(c config) {
 	}
 }
 
+// whereURLIsFrom says that --nats-url comes from the environment, where nobody
+// may remember it: the demo's variables, in a shell that has read them, make any
+// worker one of the demo's. "" where it was given on the command line.
+func (r *reader) whereURLIsFrom() string {
+	s := r.settings["nats-url"]
+	if !s.byEnv {
+		return ""
+	}
+	return " (--nats-url is " + redactURL(s.given) + ", from " + s.option.env() + ")"
+}
+
 func (r *reader) checkKeyset(c config) {
 	if c.Keyset == "" {
 		if !c.Embedded() {
-			r.problem("keyset", "is missing; a worker that joins a fleet needs a copy of the fleet's keyset (the first worker made it as <data-dir>/keyset.json)")
+			r.problem("keyset", "is missing; a worker that joins a fleet needs a copy of the fleet's keyset (the first worker made it as <data-dir>/keyset.json)"+r.whereURLIsFrom())
 		}
 		return
 	}

@@ -140,6 +140,34 @@ func TestConfigEmptyVariableIsNone(t *testing.T) {
 	}
 }
 
+// A URL that comes from the environment, where a demo's file may have put it, is
+// named where it is what makes a worker join a fleet.
+func TestConfigTellsWhereTheURLIsFrom(t *testing.T) {
+	file := write(t, "file", "x")
+	from := lookup(map[string]string{"TOKENBUS_NATS_URL": "nats://u:hunter2@a:1,nats://hunter2@b:2?hunter2=1"})
+	const told = " (--nats-url is nats://[redacted]@b:2?[redacted], from TOKENBUS_NATS_URL)"
+	for _, c := range []struct {
+		name       string
+		flags      map[string]string
+		env        lookupFunc
+		text, more string
+	}{
+		{"keyset", nil, from, "is missing; a worker that joins a fleet", told},
+		{"listen", map[string]string{"keyset": file, "nats-listen": "h:1"}, from, "--nats-url names another; leave one of the two out", told},
+		{"command line", map[string]string{"nats-url": "nats://a:1"}, from, "is missing; a worker that joins a fleet", "keyset.json)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := readConfig(lookup(c.flags), c.env)
+			if err == nil || !strings.Contains(err.Error(), c.text) || !strings.HasSuffix(err.Error(), c.more) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("got %v", err)
+			}
+			if c.more != told && strings.Contains(err.Error(), "from TOKENBUS_NATS_URL") {
+				t.Errorf("the URL is not from the environment: %v", err)
+			}
+		})
+	}
+}
+
 func beyondLoopback(addr string) []string {
 	return []string{`--pprof-addr (TOKENBUS_PPROF_ADDR): "` + addr + `": want 127.0.0.1:port, [::1]:port, localhost:port or none; what it serves must not leave this machine`}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -24,7 +26,8 @@ worker keyset makes a keyset file and rotates its sealing key. It touches that
 file and nothing else.
 
 Commands:
-  create   make a new keyset file, mode 0600; one that exists is left alone
+  create   make a new keyset file, mode 0600; one that exists is left alone, and
+           no folder is made but the data folder
   stage    add a key that opens and does not seal yet
   promote  make the newest key the primary, the one that seals
   show     list the ids of the keys, oldest first, and tell the primary
@@ -54,7 +57,7 @@ promoting before 2 is done leaves workers that can't read what others write.
 
 // keysetCommand is the command keyset.
 func (a app) keysetCommand(onUsage cli.OnUsageErrorFunc) *cli.Command {
-	leaf := func(name string, do func(path string) error) *cli.Command {
+	leaf := func(name string, do func(c config) error) *cli.Command {
 		return &cli.Command{
 			Name: name, OnUsageError: onUsage, CustomHelpTemplate: keysetHelp,
 			HideHelpCommand: true,
@@ -76,9 +79,9 @@ func (a app) keysetCommand(onUsage cli.OnUsageErrorFunc) *cli.Command {
 	}
 }
 
-// onKeyset calls do with the file that the command line names, or else the one
-// that a worker would use.
-func (a app) onKeyset(do func(path string) error) cli.ActionFunc {
+// onKeyset calls do with a config whose keysetPath is the file that the command
+// line names, or else the one that a worker would use.
+func (a app) onKeyset(do func(c config) error) cli.ActionFunc {
 	return func(_ context.Context, cmd *cli.Command) error {
 		args := cmd.Args().Slice()
 		if len(args) > 1 || slices.Contains(args, "") {
@@ -94,18 +97,27 @@ func (a app) onKeyset(do func(path string) error) cli.ActionFunc {
 			return &usageError{errors.Join(r.problems...)}
 		}
 		path := c.keysetPath()
-		err := do(path)
+		err := do(c)
 		switch {
 		case errors.Is(err, fs.ErrExist):
 			return fmt.Errorf("%q exists, and is left as it is; worker keyset stage adds a key to it", path)
 		case errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("%q: there is no such file; name the fleet's keyset, or make a new fleet's with worker keyset create", path)
+			return usagef("%q: there is no such file; name the fleet's keyset, or make a new fleet's with worker keyset create", path)
 		}
 		return err
 	}
 }
 
-func (a app) keysetCreate(path string) error {
+// keysetCreate makes the data folder if need be, as a worker does, and no other:
+// a folder that is missing is mistyped, or not mounted.
+func (a app) keysetCreate(c config) error {
+	path := c.keysetPath()
+	if c.Keyset != "" {
+		dir := filepath.Dir(path)
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return usagef("%q: no such folder: %s; make it, or name a file elsewhere", path, dir)
+		}
+	}
 	s, err := seal.Create(path)
 	if err != nil {
 		return err
@@ -114,27 +126,30 @@ func (a app) keysetCreate(path string) error {
 	return err
 }
 
-func (a app) keysetStage(path string) error {
+func (a app) keysetStage(c config) error {
+	path := c.keysetPath()
 	id, err := seal.Stage(path)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(a.stdout, "staged key %d in %s: it opens, and does not seal yet\n"+
-		"Next: give the file to every worker and restart each; then worker keyset promote.\n", id, path)
+		"Next: give the file to every worker and send each SIGHUP, or restart it; then worker keyset promote.\n", id, path)
 	return err
 }
 
-func (a app) keysetPromote(path string) error {
+func (a app) keysetPromote(c config) error {
+	path := c.keysetPath()
 	id, err := seal.Promote(path)
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(a.stdout, "promoted key %d in %s: it seals\n"+
-		"Next: give the file to every worker and restart each; then worker reseal.\n", id, path)
+		"Next: give the file to every worker and send each SIGHUP, or restart it; then worker reseal.\n", id, path)
 	return err
 }
 
-func (a app) keysetShow(path string) error {
+func (a app) keysetShow(c config) error {
+	path := c.keysetPath()
 	s, err := seal.Load(path)
 	if err != nil {
 		return err

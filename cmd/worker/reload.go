@@ -23,7 +23,8 @@ type endpoints struct{ p atomic.Pointer[readEndpoints] }
 
 type readEndpoints struct {
 	*oauth.Client
-	slowest time.Duration // the longest patience with an exchange
+	slowest   time.Duration // the longest patience with an exchange
+	variables []string      // of the environment that client secrets are taken from
 }
 
 func (e *endpoints) now() *readEndpoints { return e.p.Load() }
@@ -63,6 +64,7 @@ func (w *worker) readProviders() (*readEndpoints, error) {
 	read := &readEndpoints{}
 	for _, d := range definitions {
 		read.slowest = max(read.slowest, d.Timeout)
+		read.variables = append(read.variables, d.ClientSecretEnv)
 	}
 	cfg := oauth.Config{Definitions: definitions, UserAgent: "tokenbus/" + version(), Logger: w.log}
 	if w.clock != nil {

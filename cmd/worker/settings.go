@@ -16,6 +16,7 @@ type setting struct {
 	option
 	given string // the value as given, or the default
 	set   bool   // given at all, on the command line or in the environment
+	byEnv bool   // in the environment
 }
 
 // lookupFunc returns an option's value on the command line.
@@ -35,7 +36,7 @@ func newReader(options []option, flag, env lookupFunc) *reader {
 		if v, ok := flag(o.name); ok {
 			s.given, s.set = v, true
 		} else if v, ok := env(o.env()); ok && v != "" {
-			s.given, s.set = v, true
+			s.given, s.set, s.byEnv = v, true, true
 		}
 		r.settings[o.name] = s
 	}

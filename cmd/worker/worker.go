@@ -142,10 +142,12 @@ func (w *worker) openDataDir() error {
 
 func (w *worker) openProviders() error {
 	read, err := w.readProviders()
-	if err == nil {
-		w.endpoint.set(read)
+	if err != nil {
+		return err
 	}
-	return err
+	w.endpoint.set(read)
+	w.warnOfUnknown(read.variables)
+	return nil
 }
 
 func (w *worker) openKeyset() error {
@@ -246,6 +248,7 @@ func (a app) runCommand(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	cfg.Unknown = unknownVariables(a.environ())
 	ctx, stop := a.signals(ctx)
 	defer stop()
 	hangups, stopHangups := notifyHangups()
