@@ -44,8 +44,12 @@ type endpoint struct {
 // not block. It calls done once, from any goroutine, soon when ctx ends.
 type work func(ctx context.Context, done func(answer []byte, err error))
 
-// busyRetryAfter is what an asker is told when too many wait already.
-const busyRetryAfter = time.Second
+// busyRetryAfter is what an asker is told when too many wait already, and
+// tooLargeRetryAfter where somebody has to change something first.
+const (
+	busyRetryAfter     = time.Second
+	tooLargeRetryAfter = time.Minute
+)
 
 // service answers requests on its endpoints until it is stopped.
 type service struct {
@@ -74,6 +78,7 @@ type running struct {
 	requests, errors atomic.Int64
 	waited           atomic.Int64 // nanoseconds spent in work
 	lastError        atomic.Pointer[string]
+	tooLarge         atomic.Bool // the log has it
 }
 
 // startService subscribes the endpoints and answers discovery.
@@ -176,21 +181,39 @@ func (s *service) end() {
 // answer sends the answer or the error, and counts.
 func (s *service) answer(r *running, reply string, answer []byte, err error) {
 	if err == nil {
-		err = s.cfg.conn.Publish(reply, answer)
+		if err = s.cfg.conn.Publish(reply, answer); errors.Is(err, nats.ErrMaxPayload) {
+			err = s.sendError(r, reply, s.tooLarge(r, len(answer)))
+		}
 	} else {
-		e := wireError(err)
-		if e.Code == events.CodeUnavailable && !isWire(err) {
-			s.cfg.log.Error("request failed with an error that has no code", "endpoint", r.name, "error", err)
-		}
-		err = e
-		if sendErr := s.cfg.conn.PublishMsg(&nats.Msg{Subject: reply, Header: e.Header(), Data: e.Encode()}); sendErr != nil {
-			err = sendErr
-		}
+		err = s.sendError(r, reply, err)
 	}
 	if err != nil {
 		r.errors.Add(1)
 		r.lastError.Store(new(err.Error()))
 	}
+}
+
+// sendError sends err as the contract has it, and returns what it has become.
+func (s *service) sendError(r *running, reply string, err error) error {
+	e := wireError(err)
+	if e.Code == events.CodeUnavailable && !isWire(err) {
+		s.cfg.log.Error("request failed with an error that has no code", "endpoint", r.name, "error", err)
+	}
+	if err := s.cfg.conn.PublishMsg(&nats.Msg{Subject: reply, Header: e.Header(), Data: e.Encode()}); err != nil {
+		return err
+	}
+	return e
+}
+
+// tooLarge returns the error that stands for an answer of n bytes, which the
+// server doesn't take.
+func (s *service) tooLarge(r *running, n int) error {
+	most := s.cfg.conn.MaxPayload()
+	if !r.tooLarge.Swap(true) {
+		s.cfg.log.Error("answer is larger than the NATS server takes; an error is sent instead, also for those that follow",
+			"endpoint", r.name, "bytes", n, "max_payload", most)
+	}
+	return events.Unavailable(tooLargeRetryAfter, "the answer has %d bytes, and the NATS server takes %d (max_payload); of a list, ask for less at once", n, most)
 }
 
 // wireError returns err as the contract has it.
