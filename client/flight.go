@@ -57,9 +57,12 @@ func (c *Client) lookup(ctx context.Context, key account.Key, w want) (Token, er
 			return a.flight.token, nil
 		}
 		switch ended := wait.begin().Err() != nil; {
-		case ended && a.verdict == shouldAsk && c.life.Err() == nil:
-			return a.token, nil
 		case ended:
+			if a.verdict == shouldAsk && c.life.Err() == nil {
+				if token, ok := c.stillHeld(a.entry, w); ok {
+					return token, nil
+				}
+			}
 			return Token{}, c.requestError(wait.begin(), key, wait.begin().Err())
 		case again:
 		case withdrawn(err):
@@ -92,7 +95,7 @@ func (w want) check(key account.Key) error {
 }
 
 // advice is what memory says to a look-up: have this token, or wait for this
-// flight, and then perhaps have the token all the same.
+// flight, and then perhaps have what is held all the same.
 type advice struct {
 	entry   *entry
 	verdict verdict
@@ -113,7 +116,6 @@ func (c *Client) consult(key account.Key, w want, s situation, wait *patience) a
 		a.flight, a.joined = c.join(e, w, wait.begin(), nil)
 		return a
 	case shouldAsk:
-		a.token = h.token
 		a.flight, a.joined = c.join(e, w, wait.begin(), nil)
 		return a
 	case serveAndAsk:
@@ -275,6 +277,19 @@ func (c *Client) spare(e *entry, epoch int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.spare(s)
+}
+
+// stillHeld returns what is held, for a look-up that has waited and can wait no
+// longer: news that came meanwhile counts.
+func (c *Client) stillHeld(e *entry, w want) (Token, bool) {
+	s := c.situation()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h := e.held.Load()
+	if judge(h, w, e.of(s)) == mustAsk {
+		return Token{}, false
+	}
+	return h.token, true
 }
 
 // overtaken reports whether a newer version was handed out than the token's.

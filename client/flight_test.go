@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -140,5 +141,46 @@ func TestP4AnothersLackOfPatienceCountsForNothing(t *testing.T) {
 		}
 	case err := <-done:
 		t.Fatalf("what is held was had without a question (%v)", err)
+	}
+}
+
+// Who can wait no longer has what is held: as of now, not as of when it began to wait.
+func TestP4WhatCameMeanwhileCounts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		news func(*Client, *entry)
+		want account.Version // 0: none
+	}{
+		"nothing": {func(*Client, *entry) {}, 1},
+		"a newer version": {func(c *Client, e *entry) {
+			now := c.situation()
+			_, result := e.take(e.question(want{rejected: 1}, now), events.TokenReply{Key: e.key, Version: 2, ExpiresAt: now.now.Add(time.Hour)}, now, false)
+			if result != given {
+				t.Errorf("the reply was not taken: %d", result)
+			}
+		}, 2},
+		"a bump":             {func(_ *Client, e *entry) { e.hear(events.Bump{Key: e.key, Version: 2, Rev: 3}) }, 0},
+		"it was disabled":    {func(_ *Client, e *entry) { e.deny() }, 0},
+		"a refresh ends it":  {func(c *Client, e *entry) { e.hearBusy(c.situation().at + time.Minute) }, 0},
+		"a bump of the same": {func(_ *Client, e *entry) { e.hear(events.Bump{Key: e.key, Version: 1, Rev: 3}) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, key, asked := besideSilence(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			type answer struct {
+				token Token
+				err   error
+			}
+			done := make(chan answer, 1)
+			go func() { token, err := c.Token(ctx, key); done <- answer{token, err} }()
+			<-asked
+			e := c.memory.lock(key)
+			tt.news(c, e)
+			cancel()
+			e.mu.Unlock()
+			a := <-done
+			if a.token.Version != tt.want || tt.want == 0 && !errors.Is(a.err, context.Canceled) {
+				t.Errorf("got %v, %v; want version %d", a.token, a.err, tt.want)
+			}
+		})
 	}
 }
