@@ -13,6 +13,9 @@ import (
 // Patch changes the label, the proxy or extra fields and leaves the tokens. A
 // rotation that runs merges over it.
 func (o *Admin) Patch(ctx context.Context, r events.PatchRequest) (events.Account, error) {
+	if err := checkLabel(r.Label); err != nil {
+		return events.Account{}, err
+	}
 	edit, err := readPatch(r)
 	if err != nil {
 		return events.Account{}, err
@@ -31,6 +34,9 @@ func (o *Admin) Patch(ctx context.Context, r events.PatchRequest) (events.Accoun
 				return *a, nil
 			}
 			return o.ledger.Write(ctx, a, account.Guard{Version: a.Version}, account.Change{Fields: account.FieldLabel, To: b})
+		}
+		if n := len(next.Encode()); n > maxCredentials && n > len(a.Opened.Encode()) {
+			return *a, tooLarge(n)
 		}
 		if err := o.ledger.Seal(&b, next); err != nil {
 			return *a, err

@@ -13,9 +13,20 @@ import (
 	"github.com/tokenbus/tokenbus/rotation"
 )
 
-// maxCredentials bounds a login, in bytes: it has to fit into messages several
-// times over.
+// maxCredentials bounds a login, in bytes, as it comes and as it is kept: it has
+// to fit into messages several times over, and longer tokens may follow.
 const maxCredentials = 128 << 10
+
+// maxLabel bounds a label, in bytes.
+const maxLabel = 1 << 10
+
+// checkLabel says what is wrong with a label that is to be set; nil: none is.
+func checkLabel(label *string) error {
+	if label != nil && len(*label) > maxLabel {
+		return events.BadRequest(fmt.Sprintf("label: %d bytes, at most %d are taken", len(*label), maxLabel))
+	}
+	return nil
+}
 
 // Put takes a login: it creates the account or replaces its credentials whole.
 // An error is always an [*events.Error], and then nothing has changed, or the
@@ -41,11 +52,14 @@ func (o *Admin) readPut(r events.PutRequest) (account.Key, account.Credentials, 
 	if r.Type != "oauth" {
 		return key, account.Credentials{}, events.BadRequest(`type: want "oauth"`)
 	}
+	if err := checkLabel(r.Label); err != nil {
+		return key, account.Credentials{}, err
+	}
 	switch n := len(r.Credentials); {
 	case n == 0:
 		return key, account.Credentials{}, events.BadRequest("credentials: missing")
 	case n > maxCredentials:
-		return key, account.Credentials{}, events.BadRequest(fmt.Sprintf("credentials: %d bytes, at most %d are taken", n, maxCredentials))
+		return key, account.Credentials{}, tooLarge(n)
 	}
 	c, err := account.DecodeCredentials(json.RawMessage(r.Credentials))
 	if err != nil {
@@ -54,10 +68,17 @@ func (o *Admin) readPut(r events.PutRequest) (account.Key, account.Credentials, 
 	if c.AccessToken.IsZero() && c.RefreshToken.IsZero() {
 		return key, c, events.BadRequest("credentials: neither access_token nor refresh_token")
 	}
+	if n := len(c.Encode()); n > maxCredentials {
+		return key, c, tooLarge(n)
+	}
 	if err := account.CheckProxyURL(c.ProxyURL.Reveal()); err != nil {
 		return key, c, events.BadRequest("credentials.proxy_url: " + err.Error())
 	}
 	return key, o.cfg.Endpoint.Describe(r.Platform, c), nil
+}
+
+func tooLarge(n int) error {
+	return events.BadRequest(fmt.Sprintf("credentials: %d bytes, at most %d are taken", n, maxCredentials))
 }
 
 // put makes one attempt. a is nil if there is no document.

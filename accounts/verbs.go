@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -17,7 +18,13 @@ func (o *Admin) Get(ctx context.Context, r events.KeyRequest) (events.Account, e
 	return o.existing(ctx, r, func(_ context.Context, a *ledger.Document) (ledger.Document, error) { return *a, nil })
 }
 
-// List returns accounts in the order of their keys.
+// maxList bounds the accounts of one page, in bytes of JSON, so that it fits into
+// a message with room to spare. One account always fits: its label is bounded,
+// but for one from before that bound.
+const maxList = 512 << 10
+
+// List returns accounts in the order of their keys: as many as asked for, or
+// fewer where they are large, and then a cursor to go on from.
 func (o *Admin) List(ctx context.Context, r events.ListRequest) (events.ListReply, error) {
 	switch {
 	case r.Limit < 0 || r.Limit > events.MaxListLimit:
@@ -46,8 +53,18 @@ func (o *Admin) List(ctx context.Context, r events.ListRequest) (events.ListRepl
 		docs = docs[:r.Limit]
 		reply.NextCursor = docs[len(docs)-1].Key.String()
 	}
-	for _, a := range docs {
-		reply.Accounts = append(reply.Accounts, events.NewAccount(a))
+	size := 0
+	for i, doc := range docs {
+		a := events.NewAccount(doc)
+		text, err := json.Marshal(a)
+		if err != nil {
+			return events.ListReply{}, events.Unavailable(events.RetrySoon, "list accounts: %v", err)
+		}
+		if size += len(text) + 1; size > maxList && i > 0 {
+			reply.NextCursor = docs[i-1].Key.String()
+			break
+		}
+		reply.Accounts = append(reply.Accounts, a)
 	}
 	return reply, nil
 }
