@@ -35,7 +35,7 @@ const (
 
 // backends are the ports that URLs choose.
 type backends struct {
-	store   *keysetGate
+	store   *storeGate
 	cache   ledger.Cache
 	leases  lease.Backend
 	journal refresh.Journal
@@ -83,7 +83,7 @@ func (w *worker) openMongo(ctx context.Context) error {
 		defer cancel()
 		_ = s.Close(ctx) // what is cut off is reads
 	})
-	w.store = &keysetGate{store: s, values: s, sealer: &w.sealer}
+	w.store = &storeGate{kind: inMongoDB, store: s, values: s, sealer: &w.sealer}
 	return nil
 }
 
@@ -109,7 +109,9 @@ func (w *worker) setUp(ctx context.Context) error {
 }
 
 // reachStore opens the store, if it isn't open yet. With MongoDB that needs no
-// more than its address. It may be called again after an error.
+// more than its address. One in JetStream is checked before it is opened, which
+// makes it where it is missing. It may be called again after an error, unless
+// that is marked [backoff.Permanent].
 func (w *worker) reachStore(ctx context.Context) (err error) {
 	if w.store != nil {
 		return nil
@@ -130,12 +132,32 @@ func (w *worker) reachStore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	gate := &storeGate{kind: inJetStream, values: values, fleet: values, sealer: &w.sealer}
+	if err := gate.check(ctx); err != nil {
+		if wrong := w.wrongStore(err); wrong != nil {
+			return backoff.Permanent(wrong)
+		}
+		return err
+	}
 	s, err := natskv.NewStore(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	w.onClose(s.Close)
-	w.store = &keysetGate{store: s, values: values, sealer: &w.sealer}
+	gate.store = s
+	w.store = gate
+	return nil
+}
+
+// wrongStore returns the error that ends the worker if err says that store or
+// keyset isn't this fleet's, else nil.
+func (w *worker) wrongStore(err error) error {
+	if errors.Is(err, seal.ErrOtherKeyset) {
+		return w.foreignKeyset(err)
+	}
+	if _, ok := errors.AsType[*otherStore](err); ok {
+		return settingError("store-url", err)
+	}
 	return nil
 }
 
@@ -158,6 +180,13 @@ func (w *worker) openBuckets(ctx context.Context) error {
 		return err
 	}
 	w.journal = journal
+	if w.store.fleet == nil { // MongoDB; the store in JetStream has it already
+		values, err := natskv.NewValues(ctx, w.bucketConfig())
+		if err != nil {
+			return err
+		}
+		w.store.fleet = values
+	}
 	if w.cfg.CacheURL != onNATS {
 		return nil
 	}
@@ -187,7 +216,12 @@ func (w *worker) watchBackends(ctx context.Context, tasks *sync.WaitGroup) {
 	})
 	if w.mongo != nil {
 		tasks.Go(func() {
-			err := backoff.Retry(ctx, retrying(), w.mongo.EnsureIndexes)
+			err := backoff.Retry(ctx, retrying(), func(ctx context.Context) error {
+				if err := w.store.check(ctx); err != nil {
+					return err
+				}
+				return w.mongo.EnsureIndexes(ctx)
+			})
 			if err != nil && ctx.Err() == nil {
 				w.log.Error("indexes could not be made; look-ups of due accounts are slow", "error", err)
 			}
@@ -225,11 +259,12 @@ func (w *worker) finally(setting string, probe func(context.Context) error) func
 	var taken atomic.Bool
 	return func(ctx context.Context) error {
 		err := probe(ctx)
+		wrong := w.wrongStore(err)
 		switch {
 		case err == nil:
 			taken.Store(true)
-		case errors.Is(err, seal.ErrOtherKeyset):
-			w.fail(w.foreignKeyset(err))
+		case wrong != nil:
+			w.fail(wrong)
 		case !taken.Load() && (mongostore.Final(err) || rediskv.Final(err)):
 			w.fail(settingError(setting, err))
 		}
