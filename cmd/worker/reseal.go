@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/urfave/cli/v3"
@@ -31,9 +32,9 @@ func (a app) resealCommand(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	steps := []func() error{w.openKeyset, w.openDatabases}
+	steps := []func() error{w.loadKeyset, w.openDatabases}
 	if cfg.StoreURL == onNATS && cfg.Embedded() {
-		steps = []func() error{w.openDataDir, w.openKeyset, w.openServer}
+		steps = []func() error{w.loadKeyset, w.openDataDir, w.openServer}
 	}
 	if err := w.open(steps...); err != nil {
 		return err
@@ -48,6 +49,21 @@ func (a app) resealCommand(ctx context.Context, cmd *cli.Command) error {
 	}
 	_, err = fmt.Fprintf(a.stdout, "resealed %d of %d accounts with key %d\n", n, total, w.sealer.now().Primary())
 	return err
+}
+
+// loadKeyset loads the keyset and never makes one: with a new one nothing that is
+// stored could be opened.
+func (w *worker) loadKeyset() error {
+	path := w.cfg.keysetPath()
+	sealer, err := seal.Load(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%q: there is no such file; name the fleet's keyset", path)
+	}
+	if err != nil {
+		return settingError("keyset", err)
+	}
+	w.sealer.p.Store(sealer)
+	return nil
 }
 
 // openStore opens the store alone, and checks that it takes us.

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -254,9 +256,22 @@ func TestRefusedCredentialsEndTheWorker(t *testing.T) {
 
 func TestResealCommand(t *testing.T) {
 	noLeaks(t)
+	dir := filepath.Join(t.TempDir(), "data")
 	var stdout, stderr bytes.Buffer
-	a := app{stdout: &stdout, stderr: &stderr, env: lookup(map[string]string{"TOKENBUS_DATA_DIR": t.TempDir(), "TOKENBUS_LOG_LEVEL": "error"}),
+	a := app{stdout: &stdout, stderr: &stderr, env: lookup(map[string]string{"TOKENBUS_DATA_DIR": dir, "TOKENBUS_LOG_LEVEL": "error"}),
 		signals: func(ctx context.Context) (context.Context, func()) { return ctx, func() {} }}
+	if code := a.run(t.Context(), []string{"worker", "reseal"}); code != exitConfig || !strings.Contains(stderr.String(), "--keyset (TOKENBUS_KEYSET): ") {
+		t.Errorf("without a keyset: code %d, stderr %s", code, &stderr)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := seal.Create(filepath.Join(dir, "keyset.json")); err != nil {
+		t.Fatal(err)
+	}
 	if code := a.run(t.Context(), []string{"worker", "reseal"}); code != exitOK {
 		t.Fatalf("code %d, stderr %s", code, &stderr)
 	}
