@@ -153,20 +153,24 @@ func plain(err error) string {
 }
 
 // redactURL returns the URLs in v, comma-separated or not, without anything
-// that can be a secret: what stands before an @, and the query.
+// that can be a secret: what stands before an @, and the query. A ? before the
+// last @ is part of a password or begins a query; then only the scheme is left.
 func redactURL(v string) string {
 	scheme, rest, ok := strings.Cut(v, "://")
-	if !ok {
+	if !ok || strings.ContainsAny(scheme, ":@") {
 		scheme, rest = "", v
 	} else {
 		scheme += "://"
 	}
-	rest, _, query := strings.Cut(rest, "?")
-	if i := strings.LastIndex(rest, "@"); i >= 0 {
-		rest = "[redacted]" + rest[i:]
+	at, query := strings.LastIndex(rest, "@"), strings.Index(rest, "?")
+	switch {
+	case query >= 0 && query < at:
+		return scheme + "[redacted]"
+	case query >= 0:
+		rest = rest[:query] + "?[redacted]"
 	}
-	if query {
-		rest += "?[redacted]"
+	if at >= 0 {
+		rest = "[redacted]" + rest[at:]
 	}
 	return scheme + rest
 }
