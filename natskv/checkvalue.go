@@ -8,9 +8,9 @@ import (
 	"github.com/tokenbus/tokenbus/ledger"
 )
 
-// Values keeps small values of the fleet in one bucket, such as the one that
-// tells whether a worker's keyset is the fleet's. It is safe for concurrent
-// use.
+// Values keeps small values of the fleet in one bucket, such as those that
+// tell whether a worker's keyset and its account store are the fleet's. It is
+// safe for concurrent use.
 type Values struct {
 	bucket *bucket
 }

@@ -28,8 +28,8 @@ type Config struct {
 	// JetStream is the connection to use. It stays the caller's. Required.
 	JetStream jetstream.JetStream
 	// Prefix is the first part of the bucket names: <Prefix>_ACCOUNTS,
-	// <Prefix>_CACHE, <Prefix>_LEASES, <Prefix>_JOURNAL and <Prefix>_META.
-	// Default: [DefaultPrefix].
+	// <Prefix>_CACHE, <Prefix>_LEASES, <Prefix>_JOURNAL and <Prefix>_META, which
+	// a fleet has whatever its account store is. Default: [DefaultPrefix].
 	Prefix string
 	// Replicas of buckets that are created, at most 5. Default: three in a
 	// cluster of three or more servers, else one.
