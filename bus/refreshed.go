@@ -21,6 +21,8 @@ const (
 	handleTimeout = 10 * time.Second // of one event; shorter than ackWait
 	handlers      = 8                // events under way at once, per worker
 	maxAttempts   = 100              // about eight hours
+
+	giveBackTimeout = 2 * time.Second // for a server that is silent
 )
 
 // verdict is what to tell the stream about a message.
@@ -112,7 +114,7 @@ func (l *refreshedListener) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer giveBack(messages)
+	defer l.giveBack(messages)
 	var under sync.WaitGroup
 	defer under.Wait()
 	slots := make(chan struct{}, handlers)
@@ -129,11 +131,18 @@ func (l *refreshedListener) consume(ctx context.Context) error {
 	}
 }
 
-// giveBack hands buffered messages to other workers at once.
-func giveBack(messages jetstream.MessagesContext) {
+// giveBack hands buffered messages to other workers at once. Without a server
+// they can't be, and the library would wait 10 s for one: they come after ackWait.
+func (l *refreshedListener) giveBack(messages jetstream.MessagesContext) {
+	if !l.js.Conn().IsConnected() {
+		messages.Stop()
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackTimeout)
+	defer cancel()
 	messages.Drain()
 	for {
-		msg, err := messages.Next()
+		msg, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return
 		}
