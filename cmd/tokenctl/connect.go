@@ -177,14 +177,19 @@ func (c *conn) explain(err error) error {
 }
 
 // where names the servers without what stands before an @, which may be a
-// password.
+// password, and says if they come from the environment: a demo's variables stay
+// in a shell that has read them.
 func (c config) where() string {
 	names := make([]string, len(c.urls))
 	for i, u := range c.urls {
 		scheme, rest, _ := strings.Cut(u, "://")
 		names[i] = scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
 	}
-	return strings.Join(names, ",")
+	text := strings.Join(names, ",")
+	if c.urlsEnv {
+		text += " (" + option{name: "nats-url"}.env() + ")"
+	}
+	return text
 }
 
 // notPermitted says what to do about a subject that the server forbids us.

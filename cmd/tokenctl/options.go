@@ -62,6 +62,7 @@ func writeOptions(w io.Writer) {
 // config is what the options of every command say, checked.
 type config struct {
 	urls     []string
+	urlsEnv  bool   // from the environment, where nobody may remember it
 	nkey     string // as given; "" means that one is looked for
 	creds    string
 	ca       string
@@ -75,24 +76,24 @@ type config struct {
 // The error joins every problem there is.
 func (a app) config(cmd *cli.Command) (config, error) {
 	var problems []error
-	values := map[string]string{}
+	values, fromEnv := map[string]string{}, map[string]bool{}
 	wrong := func(name, text string) {
 		o := option{name: name}
 		problems = append(problems, fmt.Errorf("--%s (%s): %s", name, o.env(), text))
 	}
 	for _, o := range options() {
 		v := o.value
-		if e, ok := a.env(o.env()); ok && e != "" {
-			v = e
-		}
+		byEnv := false
 		if cmd.IsSet(o.name) {
 			v = cmd.String(o.name)
+		} else if e, ok := a.env(o.env()); ok && e != "" {
+			v, byEnv = e, true
 		}
-		values[o.name] = v
+		values[o.name], fromEnv[o.name] = v, byEnv
 	}
 	c := config{
 		nkey: values["nats-nkey"], creds: values["nats-creds"], ca: values["nats-ca"], cert: values["nats-cert"], key: values["nats-key"],
-		dataDir: values["data-dir"],
+		dataDir: values["data-dir"], urlsEnv: fromEnv["nats-url"],
 	}
 	var err error
 	if c.urls, err = readURLs(values["nats-url"]); err != nil {
