@@ -63,6 +63,7 @@ type service struct {
 	running   []*running
 	discovery []*nats.Subscription
 	slots     chan struct{} // one taken by each work under way
+	refused   atomic.Int64  // requests that found no slot, or a service that stops
 
 	mu       sync.Mutex // guards stopped, and that work begins only before it
 	stopped  bool
@@ -144,6 +145,7 @@ func (s *service) serve(r *running, m *nats.Msg) {
 		return
 	}
 	if !s.begin() {
+		s.refused.Add(1)
 		s.answer(r, m.Reply, nil, &events.Error{Code: events.CodeUnavailable, Message: "the worker has too much to do, or stops", RetryAfter: busyRetryAfter})
 		return
 	}

@@ -120,6 +120,10 @@ func (w *Worker) startServices(cfg WorkerConfig) (err error) {
 	return err
 }
 
+// Refused returns how many token requests were answered with unavailable, since
+// the start, because too many waited already or the worker was stopping.
+func (w *Worker) Refused() int64 { return w.requests.refused.Load() }
+
 // Drain takes no more requests and verbs, answers those that were taken and
 // waits for them. Bumps and refreshed events are still heard. When ctx ends,
 // what is under way is cancelled, and the error says how much that was.

@@ -211,6 +211,9 @@ func TestTooManyRequestsAtOnce(t *testing.T) {
 	if e := errorOf(t, r.ask(t, "openai.a", "")); e.Code != events.CodeUnavailable || e.RetryAfter <= 0 {
 		t.Errorf("error is %+v", e)
 	}
+	if n := r.worker.Refused(); n != 1 {
+		t.Errorf("%d requests count as refused, want 1", n)
+	}
 	close(release)
 	for range 2 {
 		m, err := answers.NextMsg(patience)

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"maps"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/provider"
+	"github.com/tokenbus/tokenbus/refresh"
+	"github.com/tokenbus/tokenbus/rotation"
 )
 
 // newRegistry returns the registry of one worker, with what is known of the
@@ -22,20 +27,41 @@ func newRegistry(workerID string) *prometheus.Registry {
 	return r
 }
 
+// outcomes and codes are what the labels of counters can be: a series that is
+// there from the start shows its first event as an increase.
+var (
+	outcomes = []rotation.Outcome{
+		rotation.Granted, rotation.Rejected, rotation.Misconfigured, rotation.Throttled,
+		rotation.Transient, rotation.Unknown, rotation.NotSent, rotation.Fenced,
+	}
+	codes = []events.Code{
+		events.CodeNotFound, events.CodeDisabled, events.CodeReauthRequired,
+		events.CodeCoolingDown, events.CodeUnavailable, events.CodeTimeout,
+	}
+)
+
+// metricSources are where the metrics come from. All are called at every look.
+type metricSources struct {
+	stats     func() provider.Stats
+	platforms func() []string // that are defined now
+	refused   func() int64    // token requests that never reached the provider
+}
+
 // providerMetrics turns a provider's counters into metrics.
 type providerMetrics struct {
-	stats func() provider.Stats
+	metricSources
 
 	lookups, errors, exchanges, bumps, journaled, replayed *prometheus.Desc
 	waiting, running, entries                              *prometheus.Desc
 }
 
-func newProviderMetrics(stats func() provider.Stats) *providerMetrics {
+func newProviderMetrics(from metricSources) *providerMetrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("tokenbus_"+name, help, labels, nil)
 	}
 	return &providerMetrics{
-		stats:     stats,
+		metricSources: from,
+
 		lookups:   desc("lookups_total", "Token requests that were answered with a token, by where it was found.", "source"),
 		errors:    desc("lookup_errors_total", "Token requests that were answered with an error, by its code.", "code"),
 		exchanges: desc("exchanges_total", "Requests to token endpoints, by what came of them.", "platform", "outcome"),
@@ -65,10 +91,10 @@ func (m *providerMetrics) Collect(ch chan<- prometheus.Metric) {
 	for source, n := range s.Lookups {
 		counter(m.lookups, n, string(source))
 	}
-	for code, n := range s.Errors {
+	for code, n := range m.allErrors(s) {
 		counter(m.errors, n, string(code))
 	}
-	for e, n := range s.Exchanges {
+	for e, n := range m.allExchanges(s) {
 		counter(m.exchanges, n, e.Platform, string(e.Outcome))
 	}
 	counter(m.bumps, s.Bumps)
@@ -77,4 +103,25 @@ func (m *providerMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.waiting, float64(s.JournalWaiting))
 	gauge(m.running, float64(s.Flights))
 	gauge(m.entries, float64(s.L1Entries))
+}
+
+func (m *providerMetrics) allErrors(s provider.Stats) map[events.Code]int64 {
+	all := make(map[events.Code]int64, len(codes))
+	for _, code := range codes {
+		all[code] = 0
+	}
+	maps.Copy(all, s.Errors)
+	all[events.CodeUnavailable] += m.refused()
+	return all
+}
+
+func (m *providerMetrics) allExchanges(s provider.Stats) map[refresh.Exchange]int64 {
+	all := map[refresh.Exchange]int64{}
+	for _, platform := range m.platforms() {
+		for _, o := range outcomes {
+			all[refresh.Exchange{Platform: platform, Outcome: o}] = 0
+		}
+	}
+	maps.Copy(all, s.Exchanges)
+	return all
 }

@@ -143,7 +143,6 @@ func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
-	w.registry.MustRegister(newProviderMetrics(p.Stats))
 	var c core = p
 	if w.hooks.core != nil {
 		c = w.hooks.core(p)
@@ -156,6 +155,9 @@ func (w *worker) serve(ctx context.Context, tasks *sync.WaitGroup) error {
 	if err != nil {
 		return errors.Join(err, w.drain(nil, p))
 	}
+	w.registry.MustRegister(newProviderMetrics(metricSources{
+		stats: p.Stats, platforms: func() []string { return w.endpoint.now().Platforms() }, refused: onBus.Refused,
+	}))
 	tasks.Go(func() {
 		if err := p.Run(sweeping); err != nil && sweeping.Err() == nil {
 			w.fail(fmt.Errorf("look for due refreshes: %w", err))
