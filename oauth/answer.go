@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/refresh"
@@ -88,6 +89,16 @@ func readForm(text string, cut bool) body {
 // text returns the string in a field, "" where it is absent or something else.
 func (b body) text(name string) string { return account.Extra(b.fields).Text(name) }
 
+// headerText returns the string in a field if it can stand in an HTTP header, else
+// "": whoever is served a line break would send a header of the endpoint's.
+func (b body) headerText(name string) string {
+	s := b.text(name)
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		return ""
+	}
+	return s
+}
+
 // object returns the object in a field, or nil.
 func (b body) object(name string) account.Extra {
 	var m account.Extra
@@ -124,10 +135,10 @@ func (b body) seconds(name string) time.Duration {
 // its own, so that an odd one costs none of the others.
 func (d Definition) read(b body, receivedAt time.Time, v *rotation.Verdict) {
 	cred := account.Credentials{
-		AccessToken:  account.NewSecret(b.text("access_token")),
+		AccessToken:  account.NewSecret(b.headerText("access_token")),
 		RefreshToken: account.NewSecret(b.text("refresh_token")),
 		IDToken:      account.NewSecret(b.text("id_token")),
-		TokenType:    b.text("token_type"),
+		TokenType:    b.headerText("token_type"),
 		Scope:        b.text("scope"),
 		Extra:        d.extra(b),
 	}

@@ -68,6 +68,7 @@ func TestJudgeGranted(t *testing.T) {
 		{"odd fields around", "xai", `{"scope":["a"],"token_type":5,"id_token":{},"refresh_token":"r","access_token":"a","earliest_refresh_at":"soon","account":"x","organization":[]}`, "",
 			want{access: "a", refresh: "r"}},
 		{"not Bearer", "xai", `{"access_token":"a","token_type":"DPoP"}`, "", want{access: "a", tokenType: "DPoP"}},
+		{"no type that a header could have", "xai", `{"access_token":"a","token_type":"Bearer\r\nX: 1"}`, "", want{access: "a"}},
 		{"twice: the last", "xai", `{"access_token":"old","refresh_token":"r1","access_token":"a","refresh_token":"r2"}`, "", want{access: "a", refresh: "r2"}},
 		{"byte order mark", "xai", "\xef\xbb\xbf" + `{"access_token":"a"}`, "", want{access: "a"}},
 		{"called a web page", "xai", `{"access_token":"a"}`, "text/html", want{access: "a"}},
@@ -125,6 +126,10 @@ func TestP2JudgeKeepsWhatParses(t *testing.T) {
 		{"cut after the access token", `{"access_token":"a2","refresh_token":"r`, true, "truncated", "a2", ""},
 		{"cut unmarked", `{"access_token":"a2","refresh_token":"r`, false, "truncated", "a2", ""},
 		{"refresh token with an error", `{"error":"invalid_grant","refresh_token":"r2"}`, false, "no_access_token", "", "r2"},
+		{"line break in the access token", `{"access_token":"a2\r\nX-Evil: 1","refresh_token":"r2","expires_in":60}`, false, "bad_access_token", "", "r2"},
+		{"line break, and nothing else", `{"access_token":"a2\n"}`, false, "bad_access_token", "", ""},
+		{"escape in the access token", `{"access_token":"a\u001b2","refresh_token":"r2"}`, false, "bad_access_token", "", "r2"},
+		{"line break in a form", "access_token=a2%0Ab&refresh_token=r2", false, "bad_access_token", "", "r2"},
 		{"too long", `{"refresh_token":"r2","padding":"` + strings.Repeat("x", 1<<20), true, "truncated", "", "r2"},
 		{"form cut", `refresh_token=r2&access_token=a`, true, "truncated", "", "r2"},
 	} {

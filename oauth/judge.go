@@ -29,6 +29,7 @@ type facts struct {
 	dead          string   // the one that means that the grant is dead, or ""
 	access, token bool     // there is an access token; any token
 	refresh       bool     // there is a refresh token
+	unusable      bool     // what is called the access token can be none
 	cut           bool     // the body lacks its end
 }
 
@@ -42,6 +43,7 @@ type facts struct {
 var rules = []rule{
 	{is2xx, whole, rotation.Granted, "", "the endpoint granted new tokens"},
 	{is2xx, partly, rotation.Unknown, "truncated", "the answer with new tokens was cut short"},
+	{is2xx, unusable, rotation.Unknown, "bad_access_token", "the answer's access token can't stand in a header"},
 	{is2xx, noAccess, rotation.Unknown, "no_access_token", "the answer holds no access token"},
 	{is2xx, codeIn(throttleCodes), rotation.Throttled, "", "the endpoint asks to slow down"},
 	{is2xx, codeIn(busyCodes), rotation.Transient, "", "the endpoint failed"},
@@ -91,6 +93,7 @@ func is(statuses ...int) func(int) bool {
 // whole: there is an access token, and no new refresh token can have been lost.
 func whole(f facts) bool         { return f.access && (!f.cut || f.refresh) }
 func partly(f facts) bool        { return f.token && f.cut }
+func unusable(f facts) bool      { return f.unusable }
 func noAccess(f facts) bool      { return f.token }
 func isDead(f facts) bool        { return f.dead != "" }
 func isPage(f facts) bool        { return f.page }
@@ -158,6 +161,7 @@ func (d Definition) facts(b body, raw refresh.RawAnswer, v rotation.Verdict) fac
 		refresh: !v.Credentials.RefreshToken.IsZero(),
 		cut:     raw.Truncated && !b.whole || b.fields != nil && !b.whole,
 	}
+	f.unusable = is2xx(raw.Status) && !f.access && b.text("access_token") != ""
 	f.token = f.access || f.refresh || !v.Credentials.IDToken.IsZero()
 	for _, code := range f.codes {
 		if slices.Contains(d.DeadGrantErrors, code) && (f.dead == "" || code == reusedCode) {
