@@ -3,7 +3,6 @@ package oauth
 import (
 	"bytes"
 	"encoding/json"
-	"math"
 	"net/url"
 	"strconv"
 	"strings"
@@ -124,11 +123,20 @@ func (b body) seconds(name string) time.Duration {
 	if s := b.text(name); s != "" {
 		text = strings.TrimSpace(s)
 	}
-	n, err := strconv.ParseFloat(text, 64)
-	if err != nil || math.IsNaN(n) || n <= 0 || n > maxLifetime.Seconds() {
+	n, ok := number(text)
+	if !ok || n <= 0 || n > maxLifetime.Seconds() {
 		return 0
 	}
 	return time.Duration(n * float64(time.Second))
+}
+
+// number reads a number as JSON has it. Go has more: hexadecimal ones, and words.
+func number(text string) (float64, bool) {
+	if strings.Trim(text, "+-.0123456789eE") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	return n, err == nil
 }
 
 // read fills in the parts of the verdict that an answer brings: each field on

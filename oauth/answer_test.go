@@ -59,6 +59,8 @@ func TestJudgeGranted(t *testing.T) {
 		{"expires_in negative", "xai", `{"access_token":"a","expires_in":-1}`, "", want{access: "a"}},
 		{"expires_in 0", "xai", `{"access_token":"a","expires_in":0}`, "", want{access: "a"}},
 		{"expires_in NaN", "xai", `{"access_token":"a","expires_in":"NaN"}`, "", want{access: "a"}},
+		{"expires_in hexadecimal", "xai", `{"access_token":"a","expires_in":"0x1p12"}`, "", want{access: "a"}},
+		{"exp hexadecimal", "xai", `{"access_token":"` + jwt(`{"exp":"0x1p31"}`) + `"}`, "", want{access: jwt(`{"exp":"0x1p31"}`)}},
 		{"expires_in 20 years", "xai", `{"access_token":"a","expires_in":630720000}`, "", want{access: "a"}},
 		{"expires_in 1e400", "xai", `{"access_token":"a","expires_in":1e400}`, "", want{access: "a"}},
 		{"expires_in object", "xai", `{"access_token":"a","refresh_token":"r","expires_in":{"s":1}}`, "", want{access: "a", refresh: "r"}},

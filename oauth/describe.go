@@ -4,8 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"maps"
-	"math"
-	"strconv"
 	"strings"
 	"time"
 
@@ -94,8 +92,8 @@ func (c claims) object(name string) claims {
 
 // expiry returns exp, or zero where it is absent or no time.
 func (c claims) expiry() time.Time {
-	n, err := strconv.ParseFloat(strings.Trim(string(c["exp"]), `"`), 64)
-	if err != nil || math.IsNaN(n) || n <= 0 || n > 253402300799 { // the end of the year 9999
+	n, ok := number(strings.Trim(string(c["exp"]), `"`))
+	if !ok || n <= 0 || n > 253402300799 { // the end of the year 9999
 		return time.Time{}
 	}
 	return time.UnixMilli(int64(n * 1000)).UTC()
