@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/backoff"
 	"github.com/tokenbus/tokenbus/refresh"
 	"github.com/tokenbus/tokenbus/rotation"
 )
@@ -152,6 +153,9 @@ func (d Definition) read(b body, receivedAt time.Time, v *rotation.Verdict) {
 	}
 	v.Lifetime = b.seconds("expires_in")
 	v.EarliestRefreshAt = b.time("earliest_refresh_at")
+	if most := receivedAt.Add(backoff.MaxRetryAfter); v.EarliestRefreshAt.After(most) {
+		v.EarliestRefreshAt = most // no answer blocks an account for ever
+	}
 	if !cred.AccessToken.IsZero() {
 		if v.Lifetime > 0 {
 			cred.ExpiresAt = receivedAt.Add(v.Lifetime).UTC().Truncate(time.Millisecond)
