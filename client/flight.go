@@ -132,18 +132,23 @@ func (c *Client) consult(key account.Key, w want, s situation, wait *patience) a
 }
 
 // join returns the flight for w, and begins it if there is none of this epoch;
-// landed, if not nil, is called when one that was begun ends. The caller holds
-// e.mu.
+// landed, if not nil, is called when one that was begun ends, or at once where
+// none is begun. The caller holds e.mu.
 //
 // The flight outlives who began it: others wait for it, and what it brings is
 // held. It has the deadline of who began it.
 func (c *Client) join(e *entry, w want, ctx context.Context, landed func()) (f *flight, joined bool) {
+	if landed == nil {
+		landed = func() {}
+	}
 	epoch := c.epoch.Load()
 	if f := e.flights[w]; f != nil && f.epoch == epoch {
+		landed()
 		return f, true
 	}
 	f = &flight{done: make(chan struct{}), epoch: epoch}
 	if !c.work.begin() {
+		landed()
 		f.err = ErrClosed
 		close(f.done)
 		return f, false
@@ -161,9 +166,7 @@ func (c *Client) join(e *entry, w want, ctx context.Context, landed func()) (f *
 		ctx, cancel := context.WithDeadline(c.life, deadline)
 		defer cancel()
 		c.fly(ctx, e, f, w)
-		if landed != nil {
-			landed()
-		}
+		landed()
 	}()
 	return f, false
 }
@@ -174,7 +177,7 @@ func (c *Client) beside(e *entry, s situation) {
 	if h := e.held.Load(); h != nil {
 		e.held.Store(h.asked(e.of(s)))
 	}
-	if f := e.flights[want{}]; f != nil && f.epoch == s.epoch || c.life.Err() != nil {
+	if f := e.flights[want{}]; f != nil && f.epoch == c.epoch.Load() || c.life.Err() != nil {
 		return
 	}
 	select {

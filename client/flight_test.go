@@ -184,3 +184,41 @@ func TestP4WhatCameMeanwhileCounts(t *testing.T) {
 		})
 	}
 }
+
+// The place of a question beside look-ups is taken for as long as one runs, and
+// by no question that is somebody else's or is not begun.
+func TestPlacesBesideComeBack(t *testing.T) {
+	c, key, _ := besideSilence(t)
+	e := c.memory.lock(key)
+	s := c.situation()
+	taken := func(what string, want int) {
+		t.Helper()
+		if n := len(c.slots); n != want {
+			e.mu.Unlock() // for the client to close
+			t.Fatalf("%s: %d places are taken; want %d", what, n, want)
+		}
+	}
+	c.epoch.Add(1) // between the look at the situation and the lock
+	c.join(e, want{}, t.Context(), nil)
+	for range mostBeside + 1 {
+		c.beside(e, s)
+	}
+	taken("somebody has asked", 0)
+	c.slots <- struct{}{}
+	if _, joined := c.join(e, want{}, t.Context(), func() { <-c.slots }); !joined {
+		t.Error("it was not joined")
+	}
+	taken("somebody asked just then", 0)
+	c.epoch.Add(1)
+	c.beside(e, s)
+	taken("it runs", 1)
+	e.mu.Unlock()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e.mu.Lock()
+	c.slots <- struct{}{}
+	c.join(e, want{}, t.Context(), func() { <-c.slots })
+	taken("the client is closed", 0)
+	e.mu.Unlock()
+}
