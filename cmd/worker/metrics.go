@@ -35,7 +35,7 @@ var (
 		rotation.Transient, rotation.Unknown, rotation.NotSent, rotation.Fenced,
 	}
 	codes = []events.Code{
-		events.CodeNotFound, events.CodeDisabled, events.CodeReauthRequired,
+		events.CodeBadRequest, events.CodeNotFound, events.CodeDisabled, events.CodeReauthRequired,
 		events.CodeCoolingDown, events.CodeUnavailable, events.CodeTimeout,
 	}
 )

@@ -49,6 +49,7 @@ tokenbus_journaled_total 4
 tokenbus_l1_entries 9
 # HELP tokenbus_lookup_errors_total Token requests that were answered with an error, by its code.
 # TYPE tokenbus_lookup_errors_total counter
+tokenbus_lookup_errors_total{code="bad_request"} 0
 tokenbus_lookup_errors_total{code="cooling_down"} 0
 tokenbus_lookup_errors_total{code="disabled"} 0
 tokenbus_lookup_errors_total{code="not_found"} 1
