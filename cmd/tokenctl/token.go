@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -22,8 +23,11 @@ func (a app) tokenCommand(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	req := events.TokenRequest{MinTTL: cmd.Duration("min-ttl"), Timeout: cmd.Duration("timeout")}
-	if req.MinTTL < 0 {
+	switch {
+	case req.MinTTL < 0:
 		return usagef("--min-ttl: must not be negative")
+	case req.MinTTL == 0 && cmd.IsSet("min-ttl"): // any token that lives; 0 in the request is the worker's default
+		req.MinTTL = time.Nanosecond
 	}
 	if req.Timeout <= 0 || req.Timeout > events.MaxTimeout {
 		return usagef("--timeout: want a time up to %s", brief(events.MaxTimeout))
