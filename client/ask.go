@@ -21,12 +21,12 @@ const (
 	// so that a server's restart goes unnoticed.
 	reconnectGrace = 2 * time.Second
 	// Another worker is asked when one has been silent for hedgeAfter, and again
-	// each time that hedgeEvery passes, up to mostRequests: NATS chooses who gets
-	// a request, and may choose one that is frozen again. A worker that waits for a
-	// refresh is as silent; asking twice does no harm.
+	// each time that as long as until then has passed, up to mostRequests at once:
+	// NATS chooses who gets a request, and may choose one that is frozen again. A
+	// worker that waits for a refresh is as silent, and each request that it holds
+	// takes a place of those that it has for all platforms: so they are few.
 	hedgeAfter   = 250 * time.Millisecond
-	hedgeEvery   = 500 * time.Millisecond
-	mostRequests = 24
+	mostRequests = 7
 	// One that fails is given mostFailures-1 others, after a short pause each.
 	mostFailures = 3
 	failurePause = 30 * time.Millisecond
@@ -79,7 +79,8 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 			<-answers
 		}
 	}()
-	next := time.NewTimer(hedgeAfter)
+	pause := hedgeAfter
+	next := time.NewTimer(pause)
 	defer next.Stop()
 	for {
 		select {
@@ -91,10 +92,11 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 			last = a.err
 			next.Reset(failurePause<<failures/2 + rand.N(failurePause))
 		case <-next.C:
-			if *requests < mostRequests || sent == 0 {
+			if sent < mostRequests {
 				send()
 			}
-			next.Reset(hedgeEvery)
+			next.Reset(pause)
+			pause *= 2
 		case <-attempts.Done():
 			if lost.Err() != nil && ctx.Err() == nil {
 				return events.TokenReply{}, errLost

@@ -222,3 +222,28 @@ func TestPlacesBesideComeBack(t *testing.T) {
 	taken("the client is closed", 0)
 	e.mu.Unlock()
 }
+
+// The second request comes soon, for a worker that is stopped; the later ones
+// take ever longer, for workers that all wait for a refresh.
+func TestSilenceIsAskedAgainEverMoreSlowly(t *testing.T) {
+	c, _, asked := besideSilence(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3800*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	began := time.Now()
+	go func() { _, err := c.Token(ctx, testKey(t, "demo.bob")); done <- err }()
+	<-asked
+	<-asked
+	if d := time.Since(began); d < hedgeAfter*9/10 || d > 2*time.Second {
+		t.Errorf("the second request came after %s", d)
+	}
+	if err := <-done; !errors.Is(err, ErrTimeout) {
+		t.Errorf("got %v", err)
+	}
+	if n := 2 + len(asked); n > 5 { // after 0, ¼, ½, 1 and 2 s
+		t.Errorf("%d requests", n)
+	}
+	if n := c.Stats().Requests; n < 3 || n > 5 {
+		t.Errorf("%d requests by the count", n)
+	}
+}
