@@ -501,6 +501,31 @@ func TestNewWithBadConfig(t *testing.T) {
 	}
 }
 
+func TestP8BadURLsAreNotQuotedWithTheirPasswords(t *testing.T) {
+	for _, tt := range []struct{ url, want string }{
+		{"foo", `URL "foo": want nats://host:port`},
+		{"http://h:1", `URL "http://h:1": want nats://host:port`},
+		{"nats://", `URL "nats://": want`},
+		{"nats://a:1,b:2", `URL "nats://a:1,b:2": want`},
+		{"nats://a:99999", `URL "nats://a:99999": want`},
+		{"nats://user:pa%ssw0rd@h:1", `URL "[redacted]@h:1": want`},
+		{"nats://user:ssw0rd@h:99999", `URL "[redacted]@h:99999": want`},
+		{"nats://user:pa@ssw0rd@h:x", `URL "[redacted]@h:x": want`},
+		{"nats://user:pa,ssw0rd@h:1", `URL "[redacted]@h:1": want`},
+		{"user:ssw0rd@h:1", `URL "[redacted]@h:1": want`},
+	} {
+		c, err := client.New(client.Config{URL: tt.url})
+		if err == nil {
+			_ = c.Close()
+			t.Errorf("%s: no error", tt.url)
+			continue
+		}
+		if s := err.Error(); !strings.Contains(s, tt.want) || strings.Contains(s, "ssw0rd") || strings.Contains(s, "user") || strings.Contains(s, "pa%") {
+			t.Errorf("%s: %s", tt.url, s)
+		}
+	}
+}
+
 func TestCallersConnectionStaysOpen(t *testing.T) {
 	s := startServer(t)
 	startWorker(t, s, func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {

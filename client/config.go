@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,8 +30,8 @@ type Config struct {
 	// for up to MaxAge.
 	Conn *nats.Conn
 
-	// URL is where to connect to, comma-separated where there are several
-	// servers. The connection is the client's own: it is made again whenever it
+	// URL is where to connect to, nats://host:port or tls://host:port,
+	// comma-separated where there are several servers. The connection is the client's own: it is made again whenever it
 	// is lost. The fields up to Name are about it alone.
 	URL string
 	// Creds is a file with a JWT and its seed, NKey a file with an nkey seed,
@@ -118,6 +122,8 @@ func (c Config) options() ([]nats.Option, error) {
 	var problems []error
 	if c.URL == "" {
 		problems = append(problems, errors.New("neither a connection nor a URL is given"))
+	} else if err := checkURL(c.URL); err != nil {
+		problems = append(problems, err)
 	}
 	if c.Creds != "" && c.NKey != "" {
 		problems = append(problems, errors.New("a creds file and an nkey are given; want one of them"))
@@ -159,6 +165,28 @@ func (c Config) options() ([]nats.Option, error) {
 		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
 	}
 	return append(opts, c.handlers()...), errors.Join(problems...)
+}
+
+// checkURL returns what is wrong with the URLs, without what stands before an @:
+// the library's own error would quote it all.
+func checkURL(urls string) error {
+	for one := range strings.SplitSeq(urls, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if err == nil && u.Host != "" && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) && isPort(u.Port()) {
+			continue
+		}
+		if at := strings.LastIndex(urls, "@"); at >= 0 {
+			urls = "[redacted]" + urls[at:]
+		}
+		return fmt.Errorf("URL %q: want nats://host:port or tls://host:port, several separated by commas", urls)
+	}
+	return nil
+}
+
+// isPort reports whether text is a port's number, or nothing.
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return text == "" || err == nil && n > 0
 }
 
 func (c Config) handlers() []nats.Option {
