@@ -16,6 +16,7 @@ import (
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/events"
+	"github.com/tokenbus/tokenbus/internal/rig"
 )
 
 // newFleet starts a fleet in a folder of the test and returns the arguments
@@ -279,6 +280,43 @@ func TestConnectedAgain(t *testing.T) {
 			}
 		}
 		c.Close()
+	}
+}
+
+// TestWatchSaysThatItMissedSomething: a connection that was lost and made again.
+func TestWatchSaysThatItMissedSomething(t *testing.T) {
+	f, args := newFleet(t)
+	proxy := rig.NewProxy(t, strings.TrimPrefix(f.server.URL(), "nats://"))
+	said, code := make(chan string, 100), make(chan int, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	a := newApp(io.Discard, writerFunc(func(p []byte) { said <- string(p) }))
+	go func() {
+		code <- a.run(ctx, append([]string{"tokenctl", "watch", "--nats-url", "nats://" + proxy.Addr()}, args[2:]...))
+	}()
+	await := func(want string) {
+		t.Helper()
+		for {
+			select {
+			case text := <-said:
+				switch {
+				case text == want:
+					return
+				case strings.HasPrefix(text, "tokenctl: connected"):
+					t.Fatalf("said %q, want %q", text, want)
+				}
+			case c := <-code:
+				t.Fatalf("ended with %d before it said %q", c, want)
+			}
+		}
+	}
+	await("watching; Ctrl-C ends it\n")
+	proxy.Cut()
+	proxy.Restore()
+	await("tokenctl: connected to NATS again; what happened in between is not shown\n")
+	cancel()
+	if c := <-code; c != exitOK {
+		t.Errorf("ended with %d", c)
 	}
 }
 

@@ -19,7 +19,7 @@ func TestUnknownVariables(t *testing.T) {
 	if got := unknownVariables(known); got != nil {
 		t.Errorf("calls unknown what is known: %v", got)
 	}
-	got := unknownVariables(append(known, "TOKENBUS_STORE=mongodb://u:hunter2@h/db?SERVICE_HOST=1", "TOKENBUS_HTTP_PORT=9464", "TOKENBUS_min_ttl=1m"))
+	got := unknownVariables(append(known, "TOKENBUS_STORE=mongodb://u:hunter2@h/db?X_SERVICE_HOST=1", "TOKENBUS_HTTP_PORT=9464", "TOKENBUS_min_ttl=1m"))
 	if want := []string{"TOKENBUS_HTTP_PORT", "TOKENBUS_STORE", "TOKENBUS_min_ttl"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
