@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/tokenbus/tokenbus/account"
 )
@@ -13,6 +14,9 @@ import (
 // account's token. When the API answers 401 it says so to the fleet, waits for a
 // newer version and repeats the request, once, if its body can be had again
 // ([http.Request.GetBody], which http.NewRequest sets for the usual bodies).
+//
+// Where the API redirects to another host, or from https to http, the request goes
+// on without a token, as net/http leaves out a header that the caller has set.
 //
 // Client is needed, and Key or KeyOf. It is safe for concurrent use.
 type Transport struct {
@@ -41,6 +45,9 @@ var errTransport = errors.New("tokenbus transport: want a Client, and a Key or K
 
 // RoundTrip implements [http.RoundTripper].
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if ledAway(r) {
+		return t.base().RoundTrip(r)
+	}
 	key, err := t.key(r)
 	if err != nil {
 		closeBody(r)
@@ -72,6 +79,19 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	discard(resp)
 	return t.base().RoundTrip(t.authorize(r, body, newer))
+}
+
+// ledAway reports whether a redirect on the way to this request has left the host
+// that the caller named, or https. Who was led back is still led.
+func ledAway(r *http.Request) bool {
+	for r.Response != nil && r.Response.Request != nil {
+		before := r.Response.Request
+		if !strings.EqualFold(before.URL.Host, r.URL.Host) || before.URL.Scheme == "https" && r.URL.Scheme != "https" {
+			return true
+		}
+		r = before
+	}
+	return false
 }
 
 func (t *Transport) key(r *http.Request) (account.Key, error) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -150,3 +152,74 @@ type body struct{ closed bool }
 
 func (b *body) Read([]byte) (int, error) { return 0, io.EOF }
 func (b *body) Close() error             { b.closed = true; return nil }
+
+// A redirect to another host takes no token there, nor does one from https to http.
+func TestP8TransportDoesNotFollowWithTheToken(t *testing.T) {
+	f := clienttest.Start(t)
+	key := f.Login("openai.alice", time.Hour)
+	var mu sync.Mutex
+	var seen []string
+	other, plain := "", ""
+	serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, r.Header.Get("Authorization")+r.Header.Get("Prepared"))
+		switch r.URL.Path {
+		case "/near":
+			http.Redirect(w, r, "/end", http.StatusFound)
+		case "/far":
+			http.Redirect(w, r, other+"/there", http.StatusFound)
+		case "/there":
+			http.Redirect(w, r, "/refuse", http.StatusFound)
+		case "/refuse":
+			http.Error(w, "no", http.StatusUnauthorized)
+		case "/round":
+			http.Redirect(w, r, other+"/back?to="+r.Host, http.StatusFound)
+		case "/back":
+			http.Redirect(w, r, "http://"+r.URL.Query().Get("to")+"/end", http.StatusFound)
+		case "/plain":
+			http.Redirect(w, r, plain+"/end", http.StatusFound)
+		}
+	})
+	web, secure := httptest.NewServer(serve), httptest.NewTLSServer(serve)
+	defer web.Close()
+	defer secure.Close()
+	_, port, _ := strings.Cut(strings.TrimPrefix(web.URL, "http://"), ":")
+	other, plain = "http://localhost:"+port, "http://"+strings.TrimPrefix(secure.URL, "https://")
+	c := f.Client()
+	// What goes to the secure host in plain goes to the other server, which tells.
+	base := secure.Client().Transport.(*http.Transport).Clone()
+	defer base.CloseIdleConnections()
+	base.Proxy = func(r *http.Request) (*url.URL, error) {
+		if r.URL.Scheme == "http" && "http://"+r.URL.Host == plain {
+			return url.Parse(web.URL)
+		}
+		return nil, nil
+	}
+	gateway := &http.Client{Transport: &client.Transport{Client: c, Key: key, Base: base, Prepare: func(r *http.Request, _ client.Token) { r.Header.Set("Prepared", "!") }}}
+	const token = "Bearer openai.alice-1!"
+	for _, tt := range []struct {
+		url  string
+		want []string // headers
+	}{
+		{web.URL + "/near", []string{token, token}},
+		{web.URL + "/far", []string{token, "", ""}},
+		{web.URL + "/round", []string{token, "", ""}},
+		{secure.URL + "/near", []string{token, token}},
+		{secure.URL + "/plain", []string{token, ""}},
+	} {
+		resp, err := gateway.Get(tt.url)
+		check(t, err)
+		check(t, resp.Body.Close())
+		mu.Lock()
+		if !slices.Equal(seen, tt.want) {
+			t.Errorf("%s: sent %q; want %q", tt.url, seen, tt.want)
+		}
+		seen = nil
+		mu.Unlock()
+	}
+	// What another host refuses says nothing of the token.
+	if got := f.Token(key); got != "openai.alice-1" {
+		t.Errorf("the account is at %q", got)
+	}
+}
