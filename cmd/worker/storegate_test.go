@@ -342,8 +342,13 @@ func TestResealNeedsNoNATSWithMongoDB(t *testing.T) {
 	}
 }
 
+// checkFunc answers for each check value.
+type checkFunc func() ([]byte, error)
+
+func (f checkFunc) CheckValue(context.Context, string, []byte) ([]byte, error) { return f() }
+
 // No call reaches the store before the check has passed: neither while NATS
-// doesn't answer, nor when the store is the wrong one.
+// doesn't say, nor when the store is the wrong one.
 func TestGateLetsNothingThrough(t *testing.T) {
 	s, url := newSite(t), rig.Mongo(t)
 	db, err := mongostore.Open(t.Context(), mongostore.Config{URL: url, Logger: slog.New(slog.DiscardHandler)})
@@ -351,7 +356,11 @@ func TestGateLetsNothingThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close(context.Background())
-	fleet, err := natskv.NewValues(t.Context(), natskv.Config{JetStream: s.js, Timeout: 200 * time.Millisecond})
+	fleet, err := natskv.NewValues(t.Context(), natskv.Config{JetStream: s.js})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := natskv.NewValues(t.Context(), natskv.Config{JetStream: s.js, Prefix: "LOST", Timeout: 200 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +374,7 @@ func TestGateLetsNothingThrough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate := &storeGate{kind: inMongoDB, store: db, values: db, fleet: fleet, sealer: &keys}
+	gate := &storeGate{kind: inMongoDB, store: db, values: db, fleet: lost, sealer: &keys}
 	calls := map[string]func() error{
 		"Get":    func() error { _, err := gate.Get(t.Context(), key); return err },
 		"Create": func() error { return gate.Create(t.Context(), account.Account{Key: key}) },
@@ -395,13 +404,12 @@ func TestGateLetsNothingThrough(t *testing.T) {
 	if err := gate.check(gone); err == nil {
 		t.Error("the check passed without an answer")
 	}
-	if err := s.js.DeleteStream(t.Context(), "KV_TOKENBUS_META"); err != nil {
+	if err := s.js.DeleteStream(t.Context(), "KV_LOST_META"); err != nil {
 		t.Fatal(err)
 	}
 	check("nothing answers for the bucket", false)
-	if fleet, err = natskv.NewValues(t.Context(), natskv.Config{JetStream: s.js}); err != nil {
-		t.Fatal(err)
-	}
+	gate.fleet = checkFunc(func() ([]byte, error) { return nil, ledger.ErrConflict })
+	check("an error that would be an answer of the store", false)
 	gate.fleet = fleet
 	if _, err := fleet.CheckValue(t.Context(), storeCheck, []byte("future 7")); err != nil {
 		t.Fatal(err)
