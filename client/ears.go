@@ -96,7 +96,15 @@ func (l *ears) watch(sub *nats.Subscription) {
 		// Statuses come and go faster than the library keeps them for us: the
 		// count tells.
 		dropped := 0
-		for range status { // closed with the subscription
+		for {
+			select {
+			case <-end: // the connection was closed: the library forgets to close status
+				return
+			case _, ok := <-status: // closed with the subscription
+				if !ok {
+					return
+				}
+			}
 			if n, err := sub.Dropped(); err == nil && n != dropped {
 				dropped = n
 				l.client.missed("bumps came too fast")

@@ -235,3 +235,22 @@ func TestCloseWaits(t *testing.T) {
 		}
 	}
 }
+
+// A caller may close his connection first.
+func TestCallersConnectionIsClosedFirst(t *testing.T) {
+	f := clienttest.Start(t)
+	key := f.Login("openai.alice", time.Hour)
+	nc := f.Connect()
+	c, err := client.New(client.Config{Conn: nc})
+	check(t, err)
+	ask(t, c, key, 1)
+	nc.Close()
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }()
+	select {
+	case err := <-closed:
+		check(t, err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("Close does not end")
+	}
+}
