@@ -120,9 +120,12 @@ func (o *Admin) ClearError(ctx context.Context, r events.KeyRequest) (events.Acc
 	doc, err := o.existing(ctx, r, func(ctx context.Context, a *ledger.Document) (ledger.Document, error) {
 		b := a.Clone()
 		b.Fingerprints.Dead = ""
-		b.CooldownUntil, b.Failures, b.LastError = time.Time{}, 0, nil
-		if b.Status != account.Disabled {
-			b.Status = account.Active
+		b.CooldownUntil, b.Failures = time.Time{}, 0
+		if !b.Fingerprints.NotToBeSent() { // else only a login helps
+			b.LastError = nil
+			if b.Status != account.Disabled {
+				b.Status = account.Active
+			}
 		}
 		rules := o.ledger.Rules(a.Key)
 		b.RefreshAt = rules.Timing.RefreshAt(&b, rules.Policy, rules.Now, rules.Random)

@@ -119,23 +119,28 @@ func (l *Ledger) TellNow(ctx context.Context, a *account.Account, code, message 
 	}
 }
 
-// Behind returns the version that peers have seen if it is above the
-// document's: the store is a restored backup, say, and its refresh token spent.
-// 0 also where nobody can be asked: a stream that is down must not end all
-// refreshes.
-func (l *Ledger) Behind(ctx context.Context, d *Document) account.Version {
-	ctx, cancel := context.WithTimeout(ctx, CacheTimeout)
+// Behind returns the highest version and rev of the document's account that
+// peers have been told of, and whether that version is above the document's: the
+// store is a restored backup, say, and its refresh token spent. Who can't be
+// asked has seen nothing: a stream that is down must not end all refreshes.
+func (l *Ledger) Behind(ctx context.Context, d *Document) (seen events.Bump, behind bool) {
+	see := func(v account.Version, rev account.Rev) {
+		seen.Version, seen.Rev = max(seen.Version, v), max(seen.Rev, rev)
+	}
+	if k := l.Known(d.Key); k != nil && k.View != nil {
+		see(k.View.Version, k.View.Rev)
+	}
+	bumps, cancel := context.WithTimeout(ctx, CacheTimeout) // none takes the other's time
 	defer cancel()
-	seen, _ := l.cfg.Publisher.LastBump(ctx, d.Key)
+	if bump, err := l.cfg.Publisher.LastBump(bumps, d.Key); err == nil {
+		see(bump.Version, bump.Rev)
+	}
 	_ = l.cache.Do(ctx, func(ctx context.Context) error {
 		e, err := l.cfg.Cache.Get(ctx, d.Key)
 		if err == nil {
-			seen.Version = max(seen.Version, e.Version)
+			see(e.Version, e.Rev)
 		}
 		return err
 	}, absent)
-	if seen.Version <= d.Version {
-		return 0
-	}
-	return seen.Version
+	return seen, seen.Version > d.Version
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
@@ -59,5 +60,15 @@ func (l *Ledger) own(ctx context.Context, d *Document) (Document, error) {
 	if b.Fingerprints.Access != d.stored.Access || b.Fingerprints.Refresh != d.stored.Refresh {
 		rotation.Login(&before, &b, l.Rules(d.Key))
 	}
-	return l.Raise(ctx, d, b, rotation.LoginFields, events.ReasonExternal)
+	const code = events.StatusSecondWriter
+	const text = "another program wrote a refresh token that this fleet has spent already; the account needs a new login"
+	spent := b.Status == account.ReauthRequired && b.Fingerprints.NotToBeSent()
+	if spent {
+		b.LastError = &account.LastError{Code: code, Message: text, At: l.Now()}
+	}
+	doc, err := l.Raise(ctx, d, b, rotation.LoginFields, events.ReasonExternal)
+	if err == nil && spent {
+		l.Tell(&doc.Account, code, text, time.Time{})
+	}
+	return doc, err
 }

@@ -185,7 +185,7 @@ func (f *fleet) refused(p *provider.Provider, id string, req events.TokenRequest
 }
 
 // eventually waits until the condition holds.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

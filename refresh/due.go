@@ -126,10 +126,10 @@ const (
 func (f *flying) postpone(err error) {
 	e, ok := errors.AsType[*events.Error](err)
 	cooling := e != nil && e.Code == events.CodeCoolingDown && (f.begun || f.doc.CooldownUntil.After(f.clock.Now()))
-	if !ok || cooling || f.doc.Key.IsZero() || f.doc.Deleted() {
+	if !ok || cooling || f.doubted || f.doc.Key.IsZero() || f.doc.Deleted() {
 		return // it is in the document, or there is none
 	}
-	at := f.clock.Now().Add(min(max(e.RetryAfter, minPostpone), maxPostpone))
+	at := f.clock.Now().Add(min(max(e.RetryAfter, minPostpone, f.atLeast), maxPostpone))
 	_, err = f.ledger.Write(f.base, &f.doc, ledger.GuardOf(&f.doc.Account), account.Change{
 		Fields: account.FieldRefreshAt, To: account.Account{RefreshAt: rotation.Millis(at)},
 	})

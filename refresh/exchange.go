@@ -17,8 +17,8 @@ import (
 // exchange sends the refresh token of a begun rotation, once, and sees to it
 // that the outcome is written. It runs to its end whatever becomes of those
 // who wait. started is when the record's write was begun, place is for the
-// answer.
-func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, place Place, from account.Version, started time.Duration) error {
+// answer, seen what peers have been told of or the document's version is.
+func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, place Place, seen events.Bump, started time.Duration) error {
 	failpoint.At("begun")
 	if !f.policy.ServeWhileRefreshing {
 		until := f.clock.Now().Add(f.policy.Timeout)
@@ -31,7 +31,7 @@ func (f *flying) exchange(ctx context.Context, d *ledger.Document, p *pass, plac
 	// Whatever ends from here on, the outcome is kept.
 	ctx = context.WithoutCancel(ctx)
 	rec := rotation.Record{
-		Key: f.key, RotationID: d.Rotation.ID, FromVersion: from, Worker: f.cfg.WorkerID, Host: f.cfg.Host, At: f.ledger.Now(),
+		Key: f.key, RotationID: d.Rotation.ID, FromVersion: seen.Version, Announced: seen.Rev, Worker: f.cfg.WorkerID, Host: f.cfg.Host, At: f.ledger.Now(),
 		From: account.Fingerprints{Access: d.Fingerprints.Access, Refresh: d.Fingerprints.Refresh}, Reason: f.want.Reason, Operator: f.want.Operator,
 	}
 	verdict := unanswered(sendErr)

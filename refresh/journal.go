@@ -56,16 +56,17 @@ func (r *Refresher) forget(ctx context.Context, rec rotation.Record, journaled b
 	}
 }
 
-// waiting returns what waits in both journals for the account, or for all.
-// The error tells what could not be read.
-func (r *Refresher) waiting(ctx context.Context, key account.Key) ([]rotation.Record, error) {
+// waiting returns what waits in both journals for the account, or for all: the
+// first of them in this worker's own. The error tells what could not be read.
+func (r *Refresher) waiting(ctx context.Context, key account.Key) (records []rotation.Record, own int, err error) {
 	records, disk := r.cfg.Spool.Records(ctx, key)
+	own = len(records)
 	shared := ledger.Bounded(ctx, func(ctx context.Context) error {
 		more, err := r.cfg.Journal.Records(ctx, key)
 		records = append(records, more...)
 		return err
 	})
-	return records, errors.Join(disk, shared)
+	return records, own, errors.Join(disk, shared)
 }
 
 // replayAccount settles what waits for the account, and reports whether an
@@ -73,22 +74,30 @@ func (r *Refresher) waiting(ctx context.Context, key account.Key) ([]rotation.Re
 // wait and can't be read or saved: nothing may be sent then. The caller is the
 // account's flight.
 func (r *Refresher) replayAccount(ctx context.Context, key account.Key, rotationID string) (found bool, err error) {
-	records, err := r.waiting(ctx, key)
-	for _, rec := range records {
+	records, own, err := r.waiting(ctx, key)
+	for i, rec := range records {
 		if rec.Key != key {
 			continue
 		}
 		found = found || rec.RotationID == rotationID
 		if e := r.replay(ctx, rec); e != nil {
-			r.share(ctx, rec) // perhaps others can
+			if i < own {
+				r.share(ctx, rec) // perhaps others can
+			}
 			err = errors.Join(err, e)
 		}
 	}
 	return found, err
 }
 
-// waits reports whether something waited for the account at the last look.
-func (r *Refresher) waits(key account.Key) bool {
+// answered is what a record's answer was the answer to.
+type answered struct {
+	version account.Version
+	refresh string // the refresh token's fingerprint
+}
+
+// waits returns the answers that waited for the account at the last look.
+func (r *Refresher) waits(key account.Key) []answered {
 	r.left.mu.Lock()
 	defer r.left.mu.Unlock()
 	return r.left.keys[key]
@@ -104,7 +113,7 @@ func (r *Refresher) replay(ctx context.Context, rec rotation.Record) error {
 	if err := json.Unmarshal(plain, &raw); err != nil {
 		return fmt.Errorf("decode journal record of %s: not of the expected form", rec.Key)
 	}
-	if _, err := r.settle(ctx, rec, r.cfg.Endpoint.Judge(rec.Key.Platform(), raw), nil); err != nil {
+	if _, err := r.settle(ctx, rec, r.cfg.Endpoint.Judge(rec.Key.Platform(), raw), nil, new(rotation.Ending)); err != nil {
 		return err
 	}
 	r.stats.replayed.Add(1)
@@ -119,16 +128,23 @@ const replayAtOnce = 512
 // ReplayAll settles everything that waits anywhere, each account in its own
 // flight so that it can't meet an exchange that runs.
 func (r *Refresher) ReplayAll(ctx context.Context) {
-	records, err := r.waiting(ctx, account.Key{})
+	records, _, err := r.waiting(ctx, account.Key{})
 	if err != nil {
 		r.log.Warn("journal is not readable in full", "error", err)
 	}
 	r.stats.waiting.Store(int64(len(records)))
-	keys := map[account.Key]bool{}
+	keys := map[account.Key][]answered{}
 	for _, rec := range records {
-		keys[rec.Key] = true
+		keys[rec.Key] = append(keys[rec.Key], answered{rec.FromVersion, rec.From.Refresh})
 	}
 	r.left.mu.Lock()
+	if err != nil { // what couldn't be read may wait still
+		for key, before := range r.left.keys {
+			if keys[key] == nil {
+				keys[key] = before
+			}
+		}
+	}
 	r.left.keys = keys
 	r.left.mu.Unlock()
 	if len(records) > replayAtOnce { // the rest another time, in no order that lets one stand before others for ever
@@ -141,7 +157,7 @@ func (r *Refresher) ReplayAll(ctx context.Context) {
 			if err != nil {
 				r.log.Warn("replay from the journal", "account", rec.Key.String(), "error", err)
 			}
-			return err
+			return nil // who waits for this flight looks for itself
 		})
 	}
 }

@@ -31,6 +31,10 @@ type flying struct {
 	lease  Lease           // ours; nil: none
 	held   bool            // another worker has the lease
 	begun  bool            // a rotation's record was written
+	// at least is how long a due refresh is put off that can't be had.
+	atLeast time.Duration
+	// doubted: it has a due time that was written with a doubt
+	doubted bool
 }
 
 // fly brings the account over w.Over, by whoever does it. It returns nil once
@@ -161,21 +165,37 @@ func (f *flying) advance(ctx context.Context) (again bool, err error) {
 // anything is sent. again says that the document is to be read again.
 func (f *flying) settleFirst(ctx context.Context) (again bool, err error) {
 	if gone := f.doc.Rotation; gone != nil {
-		found, err := f.replayAccount(ctx, f.key, gone.ID)
+		id := gone.ID
+		if f.doc.LastRotationID == id {
+			id = "" // its answer is settled, as a doubt that is left
+		}
+		found, err := f.replayAccount(ctx, f.key, id)
 		if err != nil {
 			return false, f.blocked(err)
 		}
 		return found, nil
 	}
-	if !f.waits(f.key) {
+	waiting := f.waits(f.key)
+	if len(waiting) == 0 {
 		return false, nil
 	}
 	// The store has lost the record of it.
-	if _, err := f.replayAccount(ctx, f.key, ""); err != nil {
-		f.log.Warn("replay from the journal", "account", f.key.String(), "error", err)
-	}
+	_, failed := f.replayAccount(ctx, f.key, "")
 	now, err := f.ledger.First(ctx, f.key) // f.doc stays: its guard says that nobody has begun since
-	return err == nil && now.Version != f.doc.Version, nil
+	if err == nil && now.Version != f.doc.Version {
+		return true, nil
+	}
+	for _, w := range waiting {
+		// An answer to the very token that is to be sent, or from a time that the
+		// store has lost.
+		if failed != nil && (w.refresh == f.doc.Fingerprints.Refresh || w.version > f.doc.Version) {
+			return false, f.blocked(failed)
+		}
+	}
+	if failed != nil {
+		f.log.Warn("replay from the journal", "account", f.key.String(), "error", failed)
+	}
+	return false, nil
 }
 
 // look notes the document's rotation and returns what this worker has seen of
@@ -245,6 +265,7 @@ func (f *flying) write(ctx context.Context, e rotation.Ending) {
 // doubt leaves a rotation whose worker is gone until a second send is allowed,
 // and says so once.
 func (f *flying) doubt(ctx context.Context, until time.Time) error {
+	f.doubted = true
 	e := rotation.Doubt(&f.doc.Account, until, f.clock.Now())
 	if e.Change != nil {
 		f.write(ctx, e)
@@ -282,15 +303,15 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 		return false, errStopping()
 	default:
 	}
-	from := f.doc.Version
-	switch announced, err := f.StoreBehind(ctx, &f.doc); {
+	seen, err := f.StoreBehind(ctx, &f.doc)
+	switch {
 	case errors.Is(err, ledger.ErrConflict):
 		return true, nil
 	case err != nil && !f.want.Force:
+		f.atLeast = maxPostpone
 		return false, err
-	case err != nil:
-		from = announced // what comes of it counts on from there
 	}
+	seen.Version = max(seen.Version, f.doc.Version) // what comes of it counts on from there
 	record, guard := rotation.Begin(&f.doc.Account, f.cfg.WorkerID, f.cfg.Host, f.look(), f.ledger.Rules(f.key))
 	place, err := f.cfg.Spool.Reserve(f.key, record.ID)
 	if err != nil { // what came of it might be kept nowhere
@@ -318,24 +339,25 @@ func (f *flying) begin(ctx context.Context) (again bool, err error) {
 		}
 	}
 	f.begun = true
-	return false, f.exchange(ctx, &doc, pass, place, from, started)
+	return false, f.exchange(ctx, &doc, pass, place, seen, started)
 }
 
 // StoreBehind refuses to build on a document that is older than what peers
-// have been told: a restored backup holds a refresh token that is spent. The
-// error comes with the announced version; nil: the store is not behind. It is
-// [ledger.ErrConflict] where another worker was quicker, and the document is to
-// be read again.
-func (r *Refresher) StoreBehind(ctx context.Context, d *ledger.Document) (announced account.Version, err error) {
-	if announced = r.ledger.Behind(ctx, d); announced == 0 {
-		return 0, nil
+// have been told: a restored backup holds a refresh token that is spent. It returns
+// the highest version and rev that they have been told of; a nil error: the store
+// has that version. The error is [ledger.ErrConflict] where another worker was
+// quicker, and the document is to be read again.
+func (r *Refresher) StoreBehind(ctx context.Context, d *ledger.Document) (seen events.Bump, err error) {
+	seen, behind := r.ledger.Behind(ctx, d)
+	if !behind {
+		return seen, nil
 	}
-	if now, err := r.ledger.Read(ctx, d.Key); err == nil && now.Version >= announced {
-		return 0, ledger.ErrConflict
+	if now, err := r.ledger.Read(ctx, d.Key); err == nil && now.Version >= seen.Version {
+		return seen, ledger.ErrConflict
 	}
-	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it before a new login or a forced accounts.refresh", d.Version, announced)
-	r.log.Error("store is behind", "account", d.Key.String(), "version", d.Version, "announced", announced)
+	text := fmt.Sprintf("the account store has version %d and the fleet has announced version %d; is the store a restored backup? nothing is sent for it before a new login or a forced accounts.refresh", d.Version, seen.Version)
+	r.log.Error("store is behind", "account", d.Key.String(), "version", d.Version, "announced", seen.Version)
 	r.ledger.Tell(&d.Account, events.StatusStoreBehind, text, time.Time{})
 	e := events.Unavailable(r.cfg.Timing.LeaseTTL, "%s: %s", d.Key, text)
-	return announced, r.holdOff(d.Key, d.Rev, r.cfg.Timing.LeaseTTL, e)
+	return seen, r.holdOff(d.Key, d.Rev, r.cfg.Timing.LeaseTTL, e)
 }

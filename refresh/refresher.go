@@ -57,7 +57,7 @@ type Refresher struct {
 
 	left struct { // what waits in the journals, as of the last look
 		mu   sync.Mutex // guards keys
-		keys map[account.Key]bool
+		keys map[account.Key][]answered
 	}
 
 	base     context.Context // of every flight; ends with Abort

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/tokenbus/tokenbus/account"
@@ -23,8 +24,9 @@ const goneAfter = 3
 func (r *Refresher) settleUntilDone(ctx context.Context, rec rotation.Record, v rotation.Verdict, begun *ledger.Document) error {
 	answered := len(rec.Answer) > 0
 	var disk, shared bool
+	var tried rotation.Ending
 	for attempt := 1; ; attempt++ {
-		result, err := r.settle(ctx, rec, v, begun)
+		result, err := r.settle(ctx, rec, v, begun, &tried)
 		begun = nil // whatever that attempt did to it
 		if err == nil {
 			failpoint.At("settled")
@@ -59,16 +61,17 @@ func (r *Refresher) leave(rec rotation.Record, kept bool) {
 }
 
 // settle writes the outcome, once. result is what those who wait get. err means
-// that the outcome is not, or not certainly, in the store: call again.
+// that the outcome is not, or not certainly, in the store: call again with the
+// same tried, which is what was written then.
 //
 // As a rule nobody has touched the document since the rotation's record was
 // written: then begun is the newest, and no read is needed. The store refuses the
 // write where version, rev, rotation or credentials are others by now.
-func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.Verdict, begun *ledger.Document) (result, err error) {
+func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.Verdict, begun *ledger.Document, tried *rotation.Ending) (result, err error) {
 	if begun != nil {
 		unchanged := ledger.GuardOf(&begun.Account)
 		unchanged.Credentials = begun.Account.Credentials
-		result, err = r.apply(ctx, begun, rec, v, &unchanged)
+		result, err = r.apply(ctx, begun, rec, v, &unchanged, tried)
 		if !errors.Is(err, ledger.ErrConflict) && !errors.Is(err, ledger.ErrNotFound) {
 			return result, err
 		}
@@ -80,22 +83,29 @@ func (r *Refresher) settle(ctx context.Context, rec rotation.Record, v rotation.
 	case err != nil: // also where there is no such account: a read alone drops no answer
 		return nil, err
 	}
-	return r.apply(ctx, &d, rec, v, nil)
+	return r.apply(ctx, &d, rec, v, nil, tried)
 }
 
 // apply asks [rotation.Settle] what the outcome does to the document, and writes
 // that, under its guard or, if not nil, a stricter one.
-func (r *Refresher) apply(ctx context.Context, d *ledger.Document, rec rotation.Record, v rotation.Verdict, stricter *account.Guard) (result, err error) {
+func (r *Refresher) apply(ctx context.Context, d *ledger.Document, rec rotation.Record, v rotation.Verdict, stricter *account.Guard, tried *rotation.Ending) (result, err error) {
 	e := rotation.Settle(&d.Account, rec, v, r.merged(d, v), r.settleRules(d, v))
 	note := func(d *ledger.Document) {
 		if e.Note != "" {
-			r.log.Info(e.Note, "account", rec.Key.String(), "from_version", rec.FromVersion, "version", d.Version, "reason", rec.Reason, "code", v.Code)
+			level := slog.LevelInfo
+			if v.Outcome == rotation.Rejected {
+				level = slog.LevelWarn // a person is needed
+			}
+			r.log.Log(ctx, level, e.Note, "account", rec.Key.String(), "from_version", rec.FromVersion, "version", d.Version, "reason", rec.Reason, "code", v.Code)
 		}
 	}
 	if e.Change == nil {
+		if d.LastRotationID == rec.RotationID { // the write whose reply was lost has done it
+			e = *tried
+		}
 		note(d)
 		r.ledger.Adopt(d)
-		return nil, nil
+		return r.end(d, e)
 	}
 	guard, change := *cmp.Or(stricter, &e.Guard), *e.Change
 	if e.Credentials != nil {
@@ -110,6 +120,9 @@ func (r *Refresher) apply(ctx context.Context, d *ledger.Document, rec rotation.
 	}
 	doc, err := r.ledger.Write(ctx, d, guard, change)
 	if err != nil {
+		if !errors.Is(err, ledger.ErrConflict) {
+			*tried = e
+		}
 		return nil, err
 	}
 	if e.Credentials != nil {
@@ -122,11 +135,17 @@ func (r *Refresher) apply(ctx context.Context, d *ledger.Document, rec rotation.
 	} else { // nothing that peers need to know
 		r.ledger.Learn(&doc)
 	}
+	return r.end(&doc, e)
+}
+
+// end tells of an outcome that is in the store, and returns what those who wait
+// get.
+func (r *Refresher) end(d *ledger.Document, e rotation.Ending) (result, err error) {
 	if left := e.Hold.Sub(r.clock.Now()); left > 0 {
-		r.holdOff(rec.Key, doc.Rev, left, e.Reply)
+		r.holdOff(d.Key, d.Rev, left, e.Reply)
 	}
 	if e.Status != "" {
-		r.ledger.Tell(&doc.Account, e.Status, e.Message, e.Until)
+		r.ledger.Tell(&d.Account, e.Status, e.Message, e.Until)
 	}
 	if e.Reply != nil {
 		return e.Reply, nil

@@ -56,6 +56,11 @@ type Rules struct {
 	Circuit time.Duration
 }
 
+// maxCooldown is longer than any back-off: the 24 hours of the longest
+// Retry-After, and an hour by which clocks may differ. What is further away
+// comes from a clock that was wrong.
+const maxCooldown = 25 * time.Hour
+
 // Decide plans the refresh of a, wanted over the given version for a reason.
 //
 // The rule for a rotation whose worker is gone: the refresh token counts as
@@ -88,7 +93,7 @@ func Decide(a *account.Account, over account.Version, reason events.Reason, s Si
 			return Plan{Step: StepTakeOver}
 		}
 	}
-	if until := a.CooldownUntil; until.After(r.Now) {
+	if until := a.CooldownUntil; until.After(r.Now) && until.Sub(r.Now) <= maxCooldown {
 		text := "a refresh failed and its back-off runs"
 		if a.LastError != nil {
 			text += ": " + a.LastError.Message

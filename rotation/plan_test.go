@@ -72,6 +72,29 @@ func TestDecideTakesTheFirstRowThatHolds(t *testing.T) {
 
 // The points of "The takeover rule" in docs/rotation.md. The refresh token of
 // the rotation may be at the endpoint; when is it sent a second time?
+// What a clock wrote that was ahead holds an account no longer than what it
+// writes in its right mind.
+func TestAClockThatWasAhead(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(a *account.Account)
+		step   rotation.Step
+	}{
+		"the longest back-off":                {func(a *account.Account) { a.CooldownUntil = noon.Add(24 * time.Hour) }, rotation.StepRefuse},
+		"a back-off that nobody writes":       {func(a *account.Account) { a.CooldownUntil = noon.Add(26 * time.Hour) }, rotation.StepBegin},
+		"a version that has just come":        {func(a *account.Account) { a.IssuedAt = noon.Add(-2 * time.Second) }, rotation.StepRefuse},
+		"a version of a clock a little ahead": {func(a *account.Account) { a.IssuedAt = noon.Add(5 * time.Second) }, rotation.StepRefuse},
+		"a version from tomorrow":             {func(a *account.Account) { a.IssuedAt = noon.Add(24 * time.Hour) }, rotation.StepBegin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := healthy()
+			tc.change(a)
+			if plan := rotation.Decide(a, a.Version, events.ReasonRejected, rotation.Sight{}, rules()); plan.Step != tc.step {
+				t.Errorf("got %s (%v), want %s", plan.Step, plan.Err, tc.step)
+			}
+		})
+	}
+}
+
 func TestP1TakeoverRule(t *testing.T) {
 	const never = time.Duration(-1)
 	for name, tc := range map[string]struct {

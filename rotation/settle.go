@@ -81,8 +81,7 @@ func overtaken(a *account.Account, rec Record, m Merged) bool {
 }
 
 // commit merges what the endpoint brought over the newest document, as the
-// next version. The compare-and-set need be on the version alone: a late answer is
-// still saved if nobody has committed since.
+// next version.
 func commit(a *account.Account, rec Record, v Verdict, m Merged, r Rules) Ending {
 	if end := m.Credentials.ExpiresAt; !end.IsZero() && !end.After(rec.At) {
 		m.Credentials.ExpiresAt = time.Time{} // dead on arrival: some clock is wrong, and a loop would follow
@@ -92,6 +91,15 @@ func commit(a *account.Account, rec Record, v Verdict, m Merged, r Rules) Ending
 	b.Fingerprints.Access, b.Fingerprints.Refresh, b.Fingerprints.Dead = m.Access, m.Refresh, ""
 	if m.Refresh != a.Fingerprints.Refresh {
 		b.Fingerprints = b.Fingerprints.WithSpent(a.Fingerprints.Refresh)
+	}
+	back := a.Version < rec.FromVersion
+	if back { // the document's refresh token was spent in a time that the store has lost
+		if m.Refresh != rec.From.Refresh {
+			b.Fingerprints = b.Fingerprints.WithSpent(rec.From.Refresh)
+		}
+		if v.Credentials.RefreshToken.IsZero() && a.Fingerprints.Refresh != rec.From.Refresh {
+			b.Fingerprints = b.Fingerprints.WithSpent(a.Fingerprints.Refresh)
+		}
 	}
 	b.EarliestRefreshAt, b.ExpiresAt = v.EarliestRefreshAt, Millis(m.Credentials.ExpiresAt)
 	if !v.Credentials.AccessToken.IsZero() {
@@ -112,13 +120,17 @@ func commit(a *account.Account, rec Record, v Verdict, m Merged, r Rules) Ending
 	b.RefreshAt = later(r.Timing.RefreshAt(&b, r.Policy, r.Now, r.Random), b.CooldownUntil)
 	b.AnnouncePending, b.Reason = true, string(rec.Reason)
 	e := Ending{
-		Guard: account.Guard{Version: a.Version}, Credentials: &m.Credentials, Above: a.Version < rec.FromVersion, Note: "committed",
+		Guard: account.Guard{Version: a.Version, Rev: a.Rev}, Credentials: &m.Credentials, Above: back || a.Rev < rec.Announced, Note: "committed",
 		Change: &account.Change{To: b, BumpRev: true, Fields: account.FieldVersion | account.FieldCredentials | account.FieldFingerprints | account.FieldRotation |
 			account.FieldLastRotation | account.FieldFailure | account.FieldForced | account.FieldRefreshAt | account.FieldAnnounce},
 	}
 	if a.Status == account.ReauthRequired { // never over an operator's switch
-		e.Change.To.Status, e.Guard.Rev = account.Active, a.Rev
+		e.Change.To.Status = account.Active
 		e.Change.Fields |= account.FieldStatus
+	}
+	if a.Deleted() { // in a store that has gone back; the login that was rotated came after it
+		e.Change.To.DeletedAt = time.Time{}
+		e.Change.Fields |= account.FieldDeleted
 	}
 	if a.Failures > 0 || a.Status == account.ReauthRequired || a.Rotation != nil && a.Rotation.State == account.RotationInDoubt {
 		e.Status, e.Message = events.StatusRecovered, "the account is refreshed again"
@@ -166,7 +178,7 @@ func fail(a *account.Account, rec Record, v Verdict, r Rules) Ending {
 		if !r.Own && !again {
 			b.CooldownUntil, b.Failures = time.Time{}, a.Failures
 		}
-		b.RefreshAt = Millis(r.Now.Add(e.Reply.RetryAfter))
+		b.RefreshAt, e.Until = Millis(r.Now.Add(e.Reply.RetryAfter)), b.CooldownUntil
 	default:
 		charge(&b, v, r)
 		b.RefreshAt, e.Until, e.Hold = b.CooldownUntil, b.CooldownUntil, b.CooldownUntil
@@ -176,7 +188,7 @@ func fail(a *account.Account, rec Record, v Verdict, r Rules) Ending {
 		e.Status = events.StatusInDoubt
 		b.RefreshAt = Millis(later(b.RefreshAt, secondSendAt(&b, Sight{}, r)))
 	}
-	if v.Outcome == Fenced || v.Outcome == Misconfigured {
+	if v.Outcome == Fenced || v.Outcome == Misconfigured && !r.Own {
 		e.Status = "" // nobody's failure; the log has it
 	}
 	e.Change = &account.Change{Fields: account.FieldRotation | account.FieldLastRotation | account.FieldFailure | account.FieldRefreshAt, To: b}
@@ -226,7 +238,7 @@ func reject(a *account.Account, rec Record, v Verdict, r Rules) Ending {
 		Guard: account.Guard{Version: a.Version, Rev: a.Rev, Rotation: &rec.RotationID},
 		Change: &account.Change{To: b, BumpRev: true, Fields: account.FieldStatus | account.FieldRotation | account.FieldLastRotation |
 			account.FieldFingerprints | account.FieldFailure | account.FieldRefreshAt | account.FieldAnnounce},
-		Status: code, Message: text, Note: "grant is dead", Reply: events.ReauthRequired(a.Key, code, text),
+		Above: a.Rev < rec.Announced, Status: code, Message: text, Note: "grant is dead", Reply: events.ReauthRequired(a.Key, code, text),
 	}
 }
 

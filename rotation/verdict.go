@@ -70,8 +70,12 @@ type Record struct {
 	Key         account.Key     `json:"key"`
 	RotationID  string          `json:"rotation_id"`
 	FromVersion account.Version `json:"from_version"`
-	Worker      string          `json:"worker"`
-	Host        string          `json:"host"`
+	// Announced is the highest rev that peers had been told of when the rotation
+	// began, as far as anybody knew: a store that has gone back in time must
+	// not count it again.
+	Announced account.Rev `json:"announced,omitempty"`
+	Worker    string      `json:"worker"`
+	Host      string      `json:"host"`
 	// At is when the request was about to leave: a token's lifetime counts from
 	// here.
 	At time.Time `json:"at"`

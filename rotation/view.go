@@ -106,7 +106,8 @@ func MayRefresh(v *View, reason events.Reason, now time.Time) *events.Error {
 		return cooling(v.Issued.Add(minVersionAge), "its token has just come from the endpoint")
 	}
 	if reason == events.ReasonRejected || reason == events.ReasonForced {
-		if until := ForcedHoldUntil(v.Issued, v.Streak); until.After(now) {
+		// One that comes from the future was issued by a clock that is wrong.
+		if until := ForcedHoldUntil(v.Issued, v.Streak); until.After(now) && v.Issued.Sub(now) < maxForcedHold {
 			return cooling(until, fmt.Sprintf("version %d came from the endpoint a moment ago and is not forced out yet", v.Version))
 		}
 	}

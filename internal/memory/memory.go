@@ -452,12 +452,14 @@ func (b *Bus) Status(ctx context.Context, e events.Status) error {
 		return err
 	}
 	b.mu.Lock()
-	b.statuses = append(b.statuses, e)
 	listeners := slices.Clone(b.listeners)
 	b.mu.Unlock()
 	for _, l := range listeners {
 		l.ObserveStatus(e)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.statuses = append(b.statuses, e)
 	return err
 }
 
@@ -482,7 +484,7 @@ func (b *Bus) AllRefreshed() []events.Refreshed {
 	return slices.Clone(b.refreshed)
 }
 
-// Statuses returns the status events of the account so far.
+// Statuses returns the status events of the account that all have heard.
 func (b *Bus) Statuses(key account.Key) []events.Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
