@@ -61,6 +61,9 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 	defer cancel(nil)
 	lost := c.link.lost()
 	defer context.AfterFunc(lost, func() { cancel(errLost) })()
+	defer c.trouble.watch(c.subjects.Request(key), func(err error) {
+		cancel(unavailable(key, "NATS does not permit it: the key lacks the client role, or the inbox prefix is not the role's", err))
+	})()
 	answers := make(chan answer, mostRequests)
 	sent, failures := 0, 0
 	var last error // of a request that failed
@@ -101,6 +104,9 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 			if lost.Err() != nil && ctx.Err() == nil {
 				return events.TokenReply{}, errLost
 			}
+			if err, ok := errors.AsType[*Error](context.Cause(attempts)); ok {
+				return events.TokenReply{}, err
+			}
 			if last != nil && c.life.Err() == nil {
 				return events.TokenReply{}, last // which says more
 			}
@@ -113,7 +119,7 @@ func (c *Client) race(ctx context.Context, key account.Key, req events.TokenRequ
 // answered with err.
 func worthAnother(err error) bool {
 	return errors.Is(err, ErrUnavailable) && !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, nats.ErrConnectionClosed) &&
-		!errors.Is(err, nats.ErrMaxPayload)
+		!errors.Is(err, nats.ErrMaxPayload) && !errors.Is(err, nats.ErrPermissionViolation)
 }
 
 // request makes one request.
@@ -183,7 +189,7 @@ func (c *Client) awaitConnection(ctx context.Context, key account.Key) error {
 	if ctx.Err() != nil {
 		return c.requestError(ctx, key, ctx.Err())
 	}
-	return unavailable(key, "not connected to NATS", nats.ErrDisconnected)
+	return unavailable(key, "not connected to NATS", c.behind(nats.ErrDisconnected))
 }
 
 // requestError says why there is no reply.
@@ -192,13 +198,16 @@ func (c *Client) requestError(ctx context.Context, key account.Key, err error) e
 	case c.life.Err() != nil:
 		return ErrClosed
 	case errors.Is(ctx.Err(), context.Canceled):
+		if refused, ok := errors.AsType[*Error](context.Cause(ctx)); ok {
+			return refused
+		}
 		return fmt.Errorf("token of %s: %w", key, context.Cause(ctx))
 	case errors.Is(err, nats.ErrNoResponders):
 		return unavailable(key, "no worker answers requests", err)
 	case ctx.Err() == nil:
 		return unavailable(key, "the request could not be sent", err)
 	case !c.nc.IsConnected():
-		return unavailable(key, "not connected to NATS", ctx.Err())
+		return unavailable(key, "not connected to NATS", c.behind(ctx.Err()))
 	}
-	return &Error{Key: key, Code: events.CodeTimeout, Message: "no worker answered in time", cause: ctx.Err()}
+	return &Error{Key: key, Code: events.CodeTimeout, Message: "no worker answered in time", cause: c.behind(ctx.Err())}
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 // concurrent use.
 type Client struct {
 	nc       *nats.Conn
+	trouble  *trouble
 	subjects events.Subjects
 	maxAge   time.Duration
 	minTTL   time.Duration
@@ -43,21 +45,24 @@ type Client struct {
 }
 
 // New returns a client. A NATS server that can't be reached is no error: until
-// it is there, look-ups end with ErrUnavailable. One that refuses our
-// credentials is: [ErrCredentials].
+// it is there, look-ups end with ErrUnavailable, whose text says why it isn't. One
+// that refuses our credentials is: [ErrCredentials]; and so is what no waiting
+// heals about TLS: a certificate that is not trusted, or that one side alone wants
+// TLS.
 func New(cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
 	subjects, err := cfg.check()
 	if err != nil {
 		return nil, fmt.Errorf("make tokenbus client: %w", err)
 	}
-	nc, own, err := cfg.connect()
+	told := &trouble{inbox: cmp.Or(cfg.InboxPrefix, InboxPrefix)}
+	nc, own, err := cfg.connect(told)
 	if err != nil {
 		return nil, fmt.Errorf("make tokenbus client: %w", err)
 	}
 	life, end := context.WithCancel(context.Background())
 	c := &Client{
-		nc: nc, subjects: subjects, maxAge: cfg.MaxAge, minTTL: cfg.MinTTL, hooks: cfg.Hooks, log: cfg.Logger,
+		nc: nc, trouble: told, subjects: subjects, maxAge: cfg.MaxAge, minTTL: cfg.MinTTL, hooks: cfg.Hooks, log: cfg.Logger,
 		clock: newCoarse(cfg.Now), memory: newMemory(cfg.MaxAccounts), slots: make(chan struct{}, mostBeside), life: life,
 	}
 	c.ears = newEars(c)

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -468,6 +470,91 @@ func TestNewWithRefusedCredentials(t *testing.T) {
 	_, err := client.New(client.Config{URL: s.URL(), NKey: other.KeyFile(bus.RoleClient)})
 	if !errors.Is(err, client.ErrCredentials) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// A look-up says why there is no connection, and so does the log.
+func TestNotConnectedSaysWhy(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	address := l.Addr().String()
+	check(t, l.Close())
+	var log strings.Builder
+	c, err := client.New(client.Config{URL: "nats://user:ssw0rd@" + address, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	check(t, err)
+	if s := log.String(); !strings.Contains(s, "level=WARN") || !strings.Contains(s, address) || strings.Contains(s, "ssw0rd") {
+		t.Errorf("log: %q", s)
+	}
+	defer c.Close()
+	eventually(t, "the library's second try", func() bool {
+		_, err := c.Token(t.Context(), alice)
+		if !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, nats.ErrDisconnected) {
+			t.Fatalf("error is %v", err)
+		}
+		return errors.Is(err, syscall.ECONNREFUSED) && strings.Contains(err.Error(), address)
+	})
+	startServer(t, func(cfg *bus.ServerConfig) { cfg.Listen = address })
+	eventually(t, "refused", func() bool {
+		_, err := c.Token(t.Context(), alice)
+		return errors.Is(err, client.ErrUnavailable) && errors.Is(err, nats.ErrAuthorization)
+	})
+}
+
+// What no waiting heals comes back at once.
+func TestNewWithTLSThatCanNotBe(t *testing.T) {
+	s := startServer(t)
+	web := httptest.NewUnstartedServer(nil)
+	web.StartTLS()
+	defer web.Close()
+	secure := rig.NATS(t, func(o *server.Options) {
+		o.TLSConfig = &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12}
+		o.TLSTimeout = 5
+	})
+	for url, want := range map[string]string{"tls://" + s.Addr(): nats.ErrSecureConnWanted.Error(), secure.ClientURL(): "certificate"} {
+		c, err := client.New(client.Config{URL: url})
+		if err == nil {
+			_ = c.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error is %v; want %q", url, err, want)
+		}
+	}
+}
+
+// The key of another role gets an error that says so, and not when time is over.
+func TestKeyOfAnotherRole(t *testing.T) {
+	s := startServer(t)
+	startWorker(t, s, func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
+		return replyOf(k, 1), nil
+	})
+	for _, tt := range []struct {
+		role  bus.Role
+		inbox string
+	}{
+		{bus.RoleOperator, ""},                                // may not ask, nor hear the reply
+		{bus.RoleOperator, bus.InboxPrefix(bus.RoleOperator)}, // may not ask
+		{bus.RoleWorker, ""},                                  // may not hear the reply
+		{bus.RoleClient, bus.InboxPrefix(bus.RoleOperator)},   // the same
+	} {
+		c, err := client.New(client.Config{URL: s.URL(), NKey: s.KeyFile(tt.role), InboxPrefix: tt.inbox})
+		check(t, err)
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			_, err := c.Token(ctx, alice)
+			if ctx.Err() != nil || !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), "the key lacks the client role") {
+				t.Errorf("%s: error is %v", tt, err)
+			}
+			cancel()
+		}
+		check(t, c.Close())
+	}
+	c, err := client.New(client.Config{Conn: connectAs(t, s, bus.RoleOperator)})
+	check(t, err)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := c.Token(ctx, alice); !errors.Is(err, client.ErrTimeout) || !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("on a caller's connection: %v", err)
 	}
 }
 

@@ -2,10 +2,12 @@ package client
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -93,32 +95,51 @@ func (c Config) check() (events.Subjects, error) {
 	return subjects, errors.Join(problems...)
 }
 
-// connect returns the connection to use and whether it is the client's own.
-func (c Config) connect() (nc *nats.Conn, own bool, err error) {
+// connect returns the connection to use and whether it is the client's own, of
+// which t is told.
+func (c Config) connect(t *trouble) (nc *nats.Conn, own bool, err error) {
 	if c.Conn != nil {
 		if c.URL != "" || c.Creds != "" || c.NKey != "" || c.CA != "" || c.Cert != "" || c.Key != "" || c.Name != "" || c.InboxPrefix != "" {
 			return nil, false, errors.New("a connection and settings to make one are given; want one of them")
 		}
 		return c.Conn, false, nil
 	}
-	opts, err := c.options()
+	opts, err := c.options(t)
 	if err != nil {
 		return nil, false, err
 	}
 	nc, err = nats.Connect(c.URL, opts...)
-	if err == nil {
+	switch {
+	case err == nil:
 		return nc, true, nil
-	}
-	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
-		errors.Is(err, nats.ErrAccountAuthExpired) || errors.Is(err, nats.ErrNkeysNotSupported) {
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked),
+		errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrNkeysNotSupported):
 		return nil, false, fmt.Errorf("%w (%w)", ErrCredentials, err)
+	case permanent(err):
+		return nil, false, fmt.Errorf("connect to NATS: %w", err)
 	}
-	// Out of reach: made later. What is wrong with files or URLs comes back.
-	nc, err = nats.Connect(c.URL, append(opts, nats.RetryOnFailedConnect(true))...)
-	return nc, true, err
+	// Out of reach: made later. What is wrong with files comes back.
+	t.unreachable(err)
+	c.Logger.Warn("NATS is out of reach; trying again until it is there", "servers", hosts(c.URL), "error", err)
+	if nc, err = nats.Connect(c.URL, append(opts, nats.RetryOnFailedConnect(true))...); err != nil {
+		return nil, false, err
+	}
+	return nc, true, nil
 }
 
-func (c Config) options() ([]nats.Option, error) {
+// permanent reports whether another try to connect would end in the same way: one
+// side alone wants TLS, or a certificate is not trusted.
+func permanent(err error) bool {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" { // a TLS alert
+		return true
+	}
+	return errors.Is(err, nats.ErrSecureConnRequired) || errors.Is(err, nats.ErrSecureConnWanted)
+}
+
+func (c Config) options(t *trouble) ([]nats.Option, error) {
 	var problems []error
 	if c.URL == "" {
 		problems = append(problems, errors.New("neither a connection nor a URL is given"))
@@ -131,13 +152,9 @@ func (c Config) options() ([]nats.Option, error) {
 	if (c.Cert == "") != (c.Key == "") {
 		problems = append(problems, errors.New("a certificate and its key go together"))
 	}
-	prefix := c.InboxPrefix
-	if prefix == "" {
-		prefix = InboxPrefix
-	}
 	opts := []nats.Option{
 		nats.Name(c.Name),
-		nats.CustomInboxPrefix(prefix),
+		nats.CustomInboxPrefix(t.inbox),
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(),
 		nats.CustomReconnectDelay(func(n int) time.Duration {
@@ -164,7 +181,7 @@ func (c Config) options() ([]nats.Option, error) {
 	if c.Cert != "" && c.Key != "" {
 		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
 	}
-	return append(opts, c.handlers()...), errors.Join(problems...)
+	return append(opts, c.handlers(t)...), errors.Join(problems...)
 }
 
 // checkURL returns what is wrong with the URLs, without what stands before an @:
@@ -183,24 +200,44 @@ func checkURL(urls string) error {
 	return nil
 }
 
+// hosts returns the servers of URLs that checkURL has found to be right, without
+// the rest.
+func hosts(urls string) []string {
+	all := strings.Split(urls, ",")
+	for i, one := range all {
+		if u, err := url.Parse(strings.TrimSpace(one)); err == nil {
+			all[i] = u.Host
+		}
+	}
+	return all
+}
+
 // isPort reports whether text is a port's number, or nothing.
 func isPort(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return text == "" || err == nil && n > 0
 }
 
-func (c Config) handlers() []nats.Option {
+func (c Config) handlers(t *trouble) []nats.Option {
 	log := c.Logger
-	connected := func(nc *nats.Conn) { log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted()) }
+	connected := func(nc *nats.Conn) {
+		t.unreachable(nil)
+		log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
+	}
 	return []nats.Option{
 		nats.ConnectHandler(connected),
 		nats.ReconnectHandler(connected),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { t.unreachable(err) }),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			t.lost(err)
 			if !nc.IsClosed() {
 				log.Warn("connection to NATS lost; reconnecting", "error", err)
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				t.forbidden(err)
+			}
 			log.Warn("NATS reports an error", "error", err)
 		}),
 	}
