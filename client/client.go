@@ -153,19 +153,17 @@ func (c *Client) missed(why string) {
 
 // hear takes a bump in.
 func (c *Client) hear(b events.Bump) {
-	e := c.memory.get(b.Key)
+	e := c.memory.find(b.Key)
 	if e == nil {
 		return
 	}
-	s := c.situation()
-	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.hear(b) {
 		return
 	}
 	c.counts.bumps.Add(1)
 	if e.held.Load() != nil && e.used.Load() {
-		c.beside(e, s) // so that who uses it waits little, or not at all
+		c.beside(e, c.situation()) // so that who uses it waits little, or not at all
 	}
 }
 

@@ -154,7 +154,9 @@ func (l *ears) hearStatus(m *nats.Msg) {
 	if status.Code == events.StatusRefreshing {
 		until = s.at + min(max(status.Until.Sub(s.now.Round(0)), 0), mostBusy)
 	}
-	e.mu.Lock()
+	if e = l.client.memory.find(status.Key); e == nil {
+		return
+	}
 	defer e.mu.Unlock()
 	if until != 0 || e.busy != 0 {
 		e.hearBusy(until)

@@ -65,6 +65,21 @@ func (m *memory) lock(key account.Key) *entry {
 	}
 }
 
+// find returns what is known of the account with its mu held, or nil.
+func (m *memory) find(key account.Key) *entry {
+	for {
+		e := m.get(key)
+		if e == nil {
+			return nil
+		}
+		e.mu.Lock()
+		if !e.gone {
+			return e
+		}
+		e.mu.Unlock()
+	}
+}
+
 func (m *memory) hash(key account.Key) uint64 { return maphash.Comparable(m.seed, key) }
 
 // keep gives e a place, and takes another's if all are taken. The caller holds

@@ -2,10 +2,15 @@ package client
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/events"
 )
 
 func testKey(t testing.TB, text string) account.Key {
@@ -105,5 +110,40 @@ func TestMemoryUnderLoad(t *testing.T) {
 	}
 	if sum != 16000 {
 		t.Errorf("%d of 16000 steps are remembered: some account was there twice", sum)
+	}
+}
+
+// News goes to the entry that is in memory, not into one that has just left it.
+func TestNewsOfAnEntryThatLeaves(t *testing.T) {
+	key := testKey(t, "demo.alice")
+	status := events.Status{Key: key, Status: account.Active, Code: events.StatusRefreshing, Until: time.Now().Add(time.Minute)}
+	message := &nats.Msg{Subject: "tokenbus.v1.status.demo.alice", Data: status.Encode()}
+	c, _, _ := besideSilence(t)
+	for name, tt := range map[string]struct {
+		tell  func(rev account.Rev)
+		heard func(e *entry, rev account.Rev) bool
+	}{
+		"bump":   {func(rev account.Rev) { c.hear(events.Bump{Key: key, Version: 1, Rev: rev}) }, func(e *entry, rev account.Rev) bool { return e.heard == rev }},
+		"status": {func(account.Rev) { c.ears.hearStatus(message) }, func(e *entry, _ account.Rev) bool { return e.busy != 0 }},
+	} {
+		for rev := account.Rev(10); rev < 500; rev++ {
+			old, fresh := c.memory.lock(key), &entry{key: key}
+			started, told := make(chan struct{}), make(chan struct{})
+			go func() { close(started); tt.tell(rev); close(told) }()
+			<-started
+			for range 10 {
+				runtime.Gosched() // it waits for the old one's lock now, more often than not
+			}
+			old.gone = true
+			c.memory.accounts.Store(key, fresh)
+			old.mu.Unlock()
+			<-told
+			fresh.mu.Lock()
+			heard := tt.heard(fresh, rev)
+			fresh.mu.Unlock()
+			if !heard {
+				t.Fatalf("%s: the entry that is in memory has not heard rev %d", name, rev)
+			}
+		}
 	}
 }
