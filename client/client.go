@@ -123,8 +123,11 @@ func wanted(opts []Option) (w want) {
 }
 
 // WithMinTTL wants a token that lives at least this much longer; a refresh is
-// forced where needed. More than a token's whole lifetime is ErrBadRequest.
-func WithMinTTL(d time.Duration) Option { return func(w *want) { w.minTTL = d } }
+// forced where needed. More than a token's whole lifetime is ErrBadRequest. 0 takes
+// any token that lives, where [Config.MinTTL] or the workers' own would not.
+func WithMinTTL(d time.Duration) Option {
+	return func(w *want) { w.minTTL = cmp.Or(d, time.Nanosecond) } // 0 is the default's
+}
 
 // WithMinVersion wants a token of at least this version.
 func WithMinVersion(v account.Version) Option { return func(w *want) { w.minVersion = v } }

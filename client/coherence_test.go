@@ -342,6 +342,24 @@ func TestP5NeverAnExpiredToken(t *testing.T) {
 	ask(t, c, key, 2)
 }
 
+// A look-up that takes any token that lives gets the one that lives, from a worker
+// and from memory.
+func TestNoMinTTLTakesWhatLives(t *testing.T) {
+	f := clienttest.Start(t)
+	key := f.Login("openai.alice", time.Hour)
+	c := f.Client()
+	f.Advance(time.Hour - 20*time.Second)
+	ask(t, c, key, 1, client.WithMinTTL(0))
+	if r := f.Requests(key); len(r) != 1 || r[0].MinTTL == 0 || r[0].MinTTL >= time.Millisecond {
+		t.Errorf("asked %+v", r)
+	}
+	f.Advance(10 * time.Second)
+	if token := ask(t, c, key, 1, client.WithMinTTL(0)); token.Source != client.SourceClient {
+		t.Errorf("source is %q", token.Source)
+	}
+	ask(t, c, key, 2)
+}
+
 func TestP7CutOffServesUntilExpiry(t *testing.T) {
 	f := clienttest.Start(t)
 	key, unknown := f.Login("openai.alice", time.Hour), f.Login("openai.bob", time.Hour)
