@@ -38,7 +38,7 @@ func (o *Admin) listed(where events.JournalPlace, records []rotation.Record, err
 		}
 		list = append(list, e)
 	}
-	for _, err := range split(err) {
+	for _, err := range refresh.Problems(err) {
 		e := events.JournalRecord{Where: where, Problem: err.Error()}
 		if torn, ok := errors.AsType[*refresh.TornError](err); ok {
 			e.Platform, e.ID = torn.Key.Platform(), torn.Key.ID()
@@ -46,19 +46,4 @@ func (o *Admin) listed(where events.JournalPlace, records []rotation.Record, err
 		list = append(list, e)
 	}
 	return list
-}
-
-// split returns the errors that were joined into err.
-func split(err error) (all []error) {
-	joined, ok := err.(interface{ Unwrap() []error })
-	switch {
-	case err == nil:
-		return nil
-	case !ok:
-		return []error{err}
-	}
-	for _, e := range joined.Unwrap() {
-		all = append(all, split(e)...)
-	}
-	return all
 }

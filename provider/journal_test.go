@@ -57,6 +57,9 @@ func TestJournalList(t *testing.T) {
 			t.Errorf("record %d is %+v, want the facts of %+v", i, r, foreign)
 		}
 	}
+	stop := running(t, p)
+	eventually(t, "the sweep counts what it can't read", func() bool { return p.Stats().JournalUnreadable == 2 })
+	stop()
 	if out, err := json.Marshal(reply); err != nil || strings.Contains(string(out), "SEALED") || strings.Contains(string(out), "U0VBTEVE") {
 		t.Errorf("%s (%v) shows the answer", out, err)
 	}

@@ -239,9 +239,11 @@ type Stats struct {
 	Journaled int64                      // answers that had to wait in the journal
 	Replayed  int64                      // answers settled from the journal
 
-	JournalWaiting int64 // records at the last sweep
-	Flights        int   // refreshes that run
-	L1Entries      int
+	JournalWaiting    int64           // records at the last sweep
+	JournalUnreadable int64           // what could not be read at that sweep
+	Flights           int             // refreshes that run
+	Circuits          map[string]bool // by platform: is it open?
+	L1Entries         int
 }
 
 // Stats returns a snapshot.
@@ -249,7 +251,7 @@ func (p *Provider) Stats() Stats {
 	r := p.refresher.Stats()
 	s := Stats{
 		Bumps: p.ledger.Bumps(), Exchanges: r.Exchanges, Journaled: r.Journaled, Replayed: r.Replayed,
-		JournalWaiting: r.Waiting, Flights: r.Flights, L1Entries: p.ledger.Len(),
+		JournalWaiting: r.Waiting, JournalUnreadable: r.Unreadable, Flights: r.Flights, Circuits: r.Circuits, L1Entries: p.ledger.Len(),
 	}
 	s.Lookups, s.Errors = p.Counts()
 	return s

@@ -1,13 +1,16 @@
 package provider_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -263,7 +266,10 @@ func TestTokensDeadOnArrivalMakeNoLoop(t *testing.T) {
 // An endpoint that gives no answers puts everybody in doubt.
 func TestP9EndpointWithoutAnswersOpensTheCircuit(t *testing.T) {
 	f := newFleet(t, oauthtest.Config{})
-	p := f.worker()
+	var log bytes.Buffer
+	p := f.worker(func(c *provider.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	})
 	f.endpoint.InjectFunc(func(r *http.Request) oauthtest.Fault { return oauthtest.LoseWith(504, "") })
 	for i := range 40 {
 		id := fmt.Sprint("x", i)
@@ -279,6 +285,23 @@ func TestP9EndpointWithoutAnswersOpensTheCircuit(t *testing.T) {
 	t.Logf("%d of 40 accounts in doubt, %d refresh tokens spent", doubt, f.endpoint.Exchanges())
 	if doubt > 10 {
 		t.Error("the circuit never opens")
+	}
+	if !p.Stats().Circuits["demo"] {
+		t.Errorf("the circuits are %v", p.Stats().Circuits)
+	}
+	_, err := p.Token(t.Context(), key("x39"), events.TokenRequest{})
+	if err == nil || !strings.Contains(err.Error(), "HTTP 504") {
+		t.Errorf("who is kept off gets %v, want what the endpoint said last", err)
+	}
+	f.clock.advance(time.Hour)
+	if p.Stats().Circuits["demo"] {
+		t.Error("the circuit is open after an hour")
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(log.String(), "its circuit is open"); n != 1 {
+		t.Errorf("the log says %d times that the circuit is open: %s", n, log.String())
 	}
 }
 

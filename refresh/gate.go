@@ -27,6 +27,7 @@ type gate struct {
 	breaker *backoff.Breaker
 	passes  atomic.Int64 // that were given
 	feeding atomic.Bool  // due accounts wait for their turn here
+	failed  atomic.Value // a string: what the endpoint answered when it last failed
 }
 
 func (r *Refresher) gate(platform string) *gate {
@@ -56,6 +57,17 @@ func (r *Refresher) EndpointsChanged() {
 	for _, s := range r.flights.m {
 		s.hold = hold{} // what is in a document is found there again
 	}
+}
+
+// open tells of each platform whether its circuit is open.
+func (gs *gates) open(now time.Time) map[string]bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	open := make(map[string]bool, len(gs.m))
+	for platform, g := range gs.m {
+		open[platform] = g.breaker.OpenFor(now) > 0
+	}
+	return open
 }
 
 // passedOver are the platforms for which nothing more can be begun now.
@@ -88,7 +100,7 @@ func (f *flying) enter(ctx context.Context) (p *pass, err error) {
 	}
 	if ok, after := g.breaker.Allow(f.clock.Now()); !ok {
 		<-g.slots
-		return nil, f.hold(after, "its provider's endpoint fails for everybody and is left alone for a while")
+		return nil, f.hold(after, "its provider's endpoint fails for everybody and is left alone for a while; the last time: %v", g.failed.Load())
 	}
 	g.passes.Add(1)
 	return &pass{gate: g, f: f}, nil
@@ -151,10 +163,16 @@ func (p *pass) report(d *ledger.Document, v rotation.Verdict) {
 	case ownClient(d) && (v.Outcome == rotation.Misconfigured || v.Outcome == rotation.NotSent), v.Outcome == rotation.Fenced:
 		p.used = false
 	case v.Outcome == rotation.Misconfigured:
+		p.failed.Store(v.Message)
 		p.breaker.Trip(now, v.RetryAfter)
 		p.f.log.Error("provider is misconfigured; its circuit is open", "platform", d.Key.Platform(), "code", v.Code, "message", v.Message)
 	case v.Outcome == rotation.Transient, v.Outcome == rotation.NotSent, v.Outcome == rotation.Unknown:
+		p.failed.Store(v.Message)
+		before := p.breaker.OpenFor(now)
 		p.breaker.Failure(now, d.Key.String())
+		if left := p.breaker.OpenFor(now); before == 0 && left > 0 {
+			p.f.log.Warn("endpoint fails for everybody; its circuit is open", "platform", d.Key.Platform(), "code", v.Code, "message", v.Message, "for", left)
+		}
 	default: // granted, rejected, throttled: it works
 		p.breaker.Success()
 	}

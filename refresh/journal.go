@@ -69,6 +69,22 @@ func (r *Refresher) waiting(ctx context.Context, key account.Key) (records []rot
 	return records, own, errors.Join(disk, shared)
 }
 
+// Problems returns the errors that were joined into err: one for each thing that
+// a journal can't read.
+func Problems(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		all = append(all, Problems(e)...)
+	}
+	return all
+}
+
 // replayAccount settles what waits for the account, and reports whether an
 // answer to the given rotation was among it. An error means that something may
 // wait and can't be read or saved: nothing may be sent then. The caller is the
@@ -133,6 +149,7 @@ func (r *Refresher) ReplayAll(ctx context.Context) {
 		r.log.Warn("journal is not readable in full", "error", err)
 	}
 	r.stats.waiting.Store(int64(len(records)))
+	r.stats.unreadable.Store(int64(len(Problems(err))))
 	keys := map[account.Key][]answered{}
 	for _, rec := range records {
 		keys[rec.Key] = append(keys[rec.Key], answered{rec.FromVersion, rec.From.Refresh})

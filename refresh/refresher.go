@@ -126,7 +126,11 @@ type Stats struct {
 	Journaled int64              // answers that had to wait in the journal
 	Replayed  int64              // answers settled from the journal
 	Waiting   int64              // journal records at the last look
-	Flights   int                // refreshes that run
+	// Unreadable counts what could not be read at that look: a record, or a
+	// whole journal.
+	Unreadable int64
+	Flights    int             // refreshes that run
+	Circuits   map[string]bool // by platform that was exchanged with: is its circuit open?
 }
 
 // Exchange labels an exchange count.
@@ -136,8 +140,8 @@ type Exchange struct {
 }
 
 type stats struct {
-	journaled, replayed, waiting atomic.Int64
-	undone, doubtful             atomic.Int64 // outcomes that a stop left: in a journal, nowhere
+	journaled, replayed, waiting, unreadable atomic.Int64
+	undone, doubtful                         atomic.Int64 // outcomes that a stop left: in a journal, nowhere
 
 	mu        sync.Mutex // guards exchanges
 	exchanges map[Exchange]int64
@@ -153,8 +157,8 @@ func (s *stats) exchanged(platform string, o rotation.Outcome) {
 func (r *Refresher) Stats() Stats {
 	s := &r.stats
 	out := Stats{
-		Journaled: s.journaled.Load(), Replayed: s.replayed.Load(), Waiting: s.waiting.Load(),
-		Flights: r.flights.running(), Exchanges: map[Exchange]int64{},
+		Journaled: s.journaled.Load(), Replayed: s.replayed.Load(), Waiting: s.waiting.Load(), Unreadable: s.unreadable.Load(),
+		Flights: r.flights.running(), Exchanges: map[Exchange]int64{}, Circuits: r.gates.open(r.clock.Now()),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -52,7 +52,7 @@ type providerMetrics struct {
 	metricSources
 
 	lookups, errors, exchanges, bumps, journaled, replayed *prometheus.Desc
-	waiting, running, entries                              *prometheus.Desc
+	waiting, unreadable, running, circuits, entries        *prometheus.Desc
 }
 
 func newProviderMetrics(from metricSources) *providerMetrics {
@@ -62,21 +62,23 @@ func newProviderMetrics(from metricSources) *providerMetrics {
 	return &providerMetrics{
 		metricSources: from,
 
-		lookups:   desc("lookups_total", "Token requests that were answered with a token, by where it was found.", "source"),
-		errors:    desc("lookup_errors_total", "Token requests that were answered with an error, by its code.", "code"),
-		exchanges: desc("exchanges_total", "Requests to token endpoints, by what came of them.", "platform", "outcome"),
-		bumps:     desc("bumps_total", "Version bumps that were heard and were news to this worker."),
-		journaled: desc("journaled_total", "Answers of token endpoints that had to wait in the journal."),
-		replayed:  desc("replayed_total", "Answers that were settled from the journal."),
-		waiting:   desc("journal_records", "Answers that wait in the journal."),
-		running:   desc("refreshes_running", "Refreshes that run in this worker."),
-		entries:   desc("l1_entries", "Accounts in this worker's own cache."),
+		lookups:    desc("lookups_total", "Token requests that were answered with a token, by where it was found.", "source"),
+		errors:     desc("lookup_errors_total", "Token requests that were answered with an error, by its code.", "code"),
+		exchanges:  desc("exchanges_total", "Requests to token endpoints, by what came of them.", "platform", "outcome"),
+		bumps:      desc("bumps_total", "Version bumps that were heard and were news to this worker."),
+		journaled:  desc("journaled_total", "Answers of token endpoints that had to wait in the journal."),
+		replayed:   desc("replayed_total", "Answers that were settled from the journal."),
+		waiting:    desc("journal_records", "Answers that wait in the journal."),
+		unreadable: desc("journal_unreadable", "What could not be read at the last look into the journals, and may hold up accounts."),
+		circuits:   desc("circuit_open", "1 while a token endpoint fails for everybody and is left alone.", "platform"),
+		running:    desc("refreshes_running", "Refreshes that run in this worker."),
+		entries:    desc("l1_entries", "Accounts in this worker's own cache."),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (m *providerMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.lookups, m.errors, m.exchanges, m.bumps, m.journaled, m.replayed, m.waiting, m.running, m.entries} {
+	for _, d := range []*prometheus.Desc{m.lookups, m.errors, m.exchanges, m.bumps, m.journaled, m.replayed, m.waiting, m.unreadable, m.running, m.circuits, m.entries} {
 		ch <- d
 	}
 }
@@ -87,7 +89,9 @@ func (m *providerMetrics) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, n int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
-	gauge := func(d *prometheus.Desc, n float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n) }
+	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
+	}
 	for source, n := range s.Lookups {
 		counter(m.lookups, n, string(source))
 	}
@@ -101,6 +105,10 @@ func (m *providerMetrics) Collect(ch chan<- prometheus.Metric) {
 	counter(m.journaled, s.Journaled)
 	counter(m.replayed, s.Replayed)
 	gauge(m.waiting, float64(s.JournalWaiting))
+	gauge(m.unreadable, float64(s.JournalUnreadable))
+	for platform, open := range m.allCircuits(s) {
+		gauge(m.circuits, map[bool]float64{true: 1}[open], platform)
+	}
 	gauge(m.running, float64(s.Flights))
 	gauge(m.entries, float64(s.L1Entries))
 }
@@ -112,6 +120,15 @@ func (m *providerMetrics) allErrors(s provider.Stats) map[events.Code]int64 {
 	}
 	maps.Copy(all, s.Errors)
 	all[events.CodeUnavailable] += m.refused()
+	return all
+}
+
+func (m *providerMetrics) allCircuits(s provider.Stats) map[string]bool {
+	all := map[string]bool{}
+	for _, platform := range m.platforms() {
+		all[platform] = false
+	}
+	maps.Copy(all, s.Circuits)
 	return all
 }
 

@@ -20,13 +20,18 @@ func TestProviderMetrics(t *testing.T) {
 			Lookups:   map[events.Source]int64{events.SourceL1: 7, events.SourceRefresh: 2},
 			Errors:    map[events.Code]int64{events.CodeNotFound: 1, events.CodeUnavailable: 2},
 			Exchanges: map[refresh.Exchange]int64{{Platform: "openai", Outcome: rotation.Granted}: 2},
-			Bumps:     3, Journaled: 4, Replayed: 5, JournalWaiting: 6, Flights: 8, L1Entries: 9,
+			Bumps:     3, Journaled: 4, Replayed: 5, JournalWaiting: 6, JournalUnreadable: 1, Flights: 8, L1Entries: 9,
+			Circuits: map[string]bool{"openai": true},
 		}
 	}, platforms: func() []string { return []string{"acme"} }, refused: func() int64 { return 40 }})
 	want := `
 # HELP tokenbus_bumps_total Version bumps that were heard and were news to this worker.
 # TYPE tokenbus_bumps_total counter
 tokenbus_bumps_total 3
+# HELP tokenbus_circuit_open 1 while a token endpoint fails for everybody and is left alone.
+# TYPE tokenbus_circuit_open gauge
+tokenbus_circuit_open{platform="acme"} 0
+tokenbus_circuit_open{platform="openai"} 1
 # HELP tokenbus_exchanges_total Requests to token endpoints, by what came of them.
 # TYPE tokenbus_exchanges_total counter
 tokenbus_exchanges_total{outcome="fenced",platform="acme"} 0
@@ -41,6 +46,9 @@ tokenbus_exchanges_total{outcome="unknown",platform="acme"} 0
 # HELP tokenbus_journal_records Answers that wait in the journal.
 # TYPE tokenbus_journal_records gauge
 tokenbus_journal_records 6
+# HELP tokenbus_journal_unreadable What could not be read at the last look into the journals, and may hold up accounts.
+# TYPE tokenbus_journal_unreadable gauge
+tokenbus_journal_unreadable 1
 # HELP tokenbus_journaled_total Answers of token endpoints that had to wait in the journal.
 # TYPE tokenbus_journaled_total counter
 tokenbus_journaled_total 4
