@@ -28,7 +28,7 @@ func TestFrozenWorkerIsPassed(t *testing.T) {
 		all.Go(func() {
 			var token client.Token
 			var err error
-			for range 6 { // one in 32 has its requests to the stopped one alone
+			for range 6 { // one in 128 has its requests to the stopped one alone
 				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 				token, err = c.Token(ctx, key)
 				cancel()

@@ -240,10 +240,10 @@ func TestSilenceIsAskedAgainEverMoreSlowly(t *testing.T) {
 	if err := <-done; !errors.Is(err, ErrTimeout) {
 		t.Errorf("got %v", err)
 	}
-	if n := 2 + len(asked); n > 5 { // after 0, ¼, ½, 1 and 2 s
+	if n := 2 + len(asked); n > 6 { // after 0, ¼, ½, 1, 2 and 3 s
 		t.Errorf("%d requests", n)
 	}
-	if n := c.Stats().Requests; n < 3 || n > 5 {
+	if n := c.Stats().Requests; n < 4 || n > 6 {
 		t.Errorf("%d requests by the count", n)
 	}
 }
