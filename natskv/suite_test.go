@@ -3,6 +3,7 @@ package natskv_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,6 +116,13 @@ func runSuites(t *testing.T, conns []jetstream.JetStream) {
 			r := &roundRobinCache{}
 			for i := range conns {
 				r.caches = append(r.caches, newCache(t, replicated(i, c)))
+			}
+			// A server hears a moment later that another has the bucket.
+			for _, cache := range r.caches {
+				eventually(t, "each server reads the bucket", func() bool {
+					_, err := cache.Get(t.Context(), mustKey("openai.nobody"))
+					return errors.Is(err, ledger.ErrNotFound)
+				})
 			}
 			return r
 		})
