@@ -15,6 +15,9 @@
 // An answer goes where the asker says, with the worker's permissions. So that
 // nobody can make a worker write into a stream or call the JetStream API,
 // reply subjects that begin with $ or with the bus's own prefix are ignored.
+// JetStream has no such rule, and may do everything: so the roles below the
+// worker's reach nothing that it answers, and workers read the last bumps for
+// them, on a connection of their own.
 //
 // # Roles
 //

@@ -14,7 +14,7 @@ type Role string
 // The roles.
 const (
 	RoleWorker   Role = "worker"   // everything of tokenbus
-	RoleOperator Role = "operator" // admin verbs, events, discovery, news of an external change
+	RoleOperator Role = "operator" // admin verbs, events, discovery
 	RoleClient   Role = "client"   // token requests, bumps and status
 )
 
@@ -25,18 +25,14 @@ func Roles() []Role { return []Role{RoleWorker, RoleOperator, RoleClient} }
 // the role go to subjects under it, and no other role may listen there.
 func InboxPrefix(role Role) string { return "_INBOX_" + string(role) }
 
-// permissions returns what the embedded server allows the role.
+// permissions returns what the embedded server allows the role. The server asks
+// what may be published, and never where the answer goes: JetStream answers with
+// rights of its own to whatever reply subject it is told. So a role that may not
+// do everything publishes to no subject that JetStream answers: none of its API's,
+// and none that a stream keeps. What workers answer is safe, see answerable.
 func permissions(role Role, subjects events.Subjects) *server.Permissions {
 	all := ownPrefix(subjects) + ">"
 	inbox := InboxPrefix(role) + ".>"
-	// The last bump of every account, also by the thousand: both forms of
-	// JetStream's direct get, on this one stream, and what its libraries ask
-	// first. No consumers: those could send what is in the stream anywhere.
-	catchUp := []string{
-		"$JS.API.STREAM.INFO." + events.StreamBumps,
-		"$JS.API.DIRECT.GET." + events.StreamBumps,
-		"$JS.API.DIRECT.GET." + events.StreamBumps + "." + subjects.AllBumps(),
-	}
 	discovery := []string{"$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>"}
 
 	var publish, subscribe []string
@@ -48,11 +44,10 @@ func permissions(role Role, subjects events.Subjects) *server.Permissions {
 		}
 		subscribe = []string{all, "$SRV.>"}
 	case RoleOperator:
-		publish = append(discovery, subjects.Admin(">"), subjects.AllRefreshed()) // a login tool tells of what it wrote
-		publish = append(publish, catchUp...)
+		publish = append(discovery, subjects.Admin(">"), subjects.AllCatchUps())
 		subscribe = []string{subjects.AllRefreshed(), subjects.AllBumps(), subjects.AllStatus()}
 	case RoleClient:
-		publish = append(catchUp, subjects.AllRequests())
+		publish = []string{subjects.AllRequests(), subjects.AllCatchUps()}
 		subscribe = []string{subjects.AllBumps(), subjects.AllStatus()}
 	}
 	return &server.Permissions{

@@ -49,6 +49,7 @@ type Worker struct {
 	admin     *service
 	broadcast *broadcasts
 	refreshed *refreshedListener
+	catchUps  *catchUps
 
 	drainOnce, closeOnce sync.Once
 	drainErr             error
@@ -65,7 +66,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start worker on the bus: %w", err)
 	}
-	w := &Worker{conn: cfg.Conn}
+	w := &Worker{conn: cfg.Conn, catchUps: newCatchUps(cfg.Conn, cfg.Subjects)}
 	// Hear bumps before any request is answered.
 	if w.broadcast, err = hearBroadcasts(cfg.Conn, cfg.Subjects, cfg.Observer, cfg.Logger); err != nil {
 		return nil, err
@@ -115,7 +116,7 @@ func (w *Worker) startServices(cfg WorkerConfig) (err error) {
 	requests := common
 	requests.name, requests.queue = requestService, events.QueueGroup
 	requests.description = "Answers with a living access token of an OAuth account"
-	requests.endpoints = []endpoint{tokenEndpoint(cfg.Subjects, cfg.Tokens)}
+	requests.endpoints = []endpoint{tokenEndpoint(cfg.Subjects, cfg.Tokens), w.catchUps.endpoint()}
 	w.requests, err = startService(requests)
 	return err
 }
@@ -152,6 +153,7 @@ func (w *Worker) Close() {
 		now, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = w.Drain(now)
+		w.catchUps.close()
 		if w.refreshed != nil {
 			w.refreshed.close()
 		}

@@ -374,7 +374,7 @@ func TestDiscovery(t *testing.T) {
 	}
 	var stats micro.Stats
 	get("$SRV.STATS.tokenbus."+ping.ID, &stats)
-	if len(stats.Endpoints) != 1 || stats.Endpoints[0].NumRequests != 2 || stats.Endpoints[0].NumErrors != 1 ||
+	if len(stats.Endpoints) != 2 || stats.Endpoints[1].Name != "catchup" || stats.Endpoints[0].NumRequests != 2 || stats.Endpoints[0].NumErrors != 1 ||
 		stats.Endpoints[0].ProcessingTime <= 0 || !strings.Contains(stats.Endpoints[0].LastError, "bad_request") {
 		t.Errorf("stats are %+v", stats)
 	}

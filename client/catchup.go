@@ -1,24 +1,25 @@
 package client
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/tokenbus/tokenbus/events"
 )
 
 const (
-	// catchUpBatch is how many accounts' last bumps are asked for at once: the
-	// most that the server gives in one answer.
-	catchUpBatch = 1024
 	// catchUpPatience is how long one batch may take.
 	catchUpPatience = 5 * time.Second
-	catchUpTries    = 3
+	// catchUpsAtOnce is how many batches are under way at once: one is read while
+	// the other is on its way.
+	catchUpsAtOnce = 2
+	// After a restart of everything NATS is there before the workers.
+	catchUpTries = 6
+	catchUpPause = 100 * time.Millisecond // the first; each is twice the one before
 )
 
 // catchUp catches up whenever it is asked to, until the client is closed.
@@ -43,7 +44,7 @@ func (l *link) catchUp() {
 				c.log.Warn("last bumps can't be read; accounts are asked about one by one", "error", err)
 				break
 			}
-			if sleep(c.life, time.Duration(try)*100*time.Millisecond) != nil {
+			if sleep(c.life, catchUpPause<<(try-1)) != nil {
 				return
 			}
 		}
@@ -51,7 +52,7 @@ func (l *link) catchUp() {
 }
 
 // catchUp holds what is in memory, and was used since it came, against the last
-// bumps of the stream. What is as it was may be served again; about the rest a
+// bumps, which workers read. What is as it was may be served again; about the rest a
 // worker is asked when it is used next.
 func (c *Client) catchUp(ctx context.Context) error {
 	began, epoch := c.clock.now(), c.epoch.Load()
@@ -68,20 +69,10 @@ func (c *Client) catchUp(ctx context.Context) error {
 	if len(behind) == 0 {
 		return nil
 	}
-	inbox, err := c.nc.SubscribeSync(c.nc.NewInbox())
+	slices.SortFunc(behind, func(a, b *entry) int { return strings.Compare(a.key.Platform(), b.key.Platform()) })
+	unchanged, err := c.catchUpAll(ctx, behind, epoch)
 	if err != nil {
 		return fmt.Errorf("read last bumps: %w", err)
-	}
-	defer func() { _ = inbox.Unsubscribe() }()
-	unchanged := 0
-	for rest := behind; len(rest) > 0; {
-		batch := rest[:min(len(rest), catchUpBatch)]
-		rest = rest[len(batch):]
-		n, err := c.catchUpWith(ctx, inbox, batch, epoch)
-		unchanged += n
-		if err != nil {
-			return fmt.Errorf("read last bumps: %w", err)
-		}
 	}
 	c.counts.caughtUp.Add(int64(unchanged))
 	if hook := c.hooks.CaughtUp; hook != nil {
@@ -90,44 +81,69 @@ func (c *Client) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// catchUpWith reads the last bumps of a batch, and returns how many accounts are
-// as they were.
-func (c *Client) catchUpWith(ctx context.Context, inbox *nats.Subscription, batch []*entry, epoch int64) (unchanged int, err error) {
+// catchUpAll catches up with the accounts, batch by batch, and returns how many
+// are as they were.
+func (c *Client) catchUpAll(ctx context.Context, behind []*entry, epoch int64) (unchanged int, err error) {
+	type result struct {
+		unchanged int
+		err       error
+	}
+	results, underWay := make(chan result, catchUpsAtOnce), 0
+	for rest := behind; len(rest) > 0 && err == nil || underWay > 0; {
+		if len(rest) > 0 && err == nil && underWay < catchUpsAtOnce {
+			batch := rest[:c.batch(rest)]
+			rest = rest[len(batch):]
+			underWay++
+			go func() {
+				n, err := c.catchUpWith(ctx, batch, epoch)
+				results <- result{n, err}
+			}()
+			continue
+		}
+		r := <-results
+		underWay--
+		unchanged, err = unchanged+r.unchanged, cmp.Or(err, r.err)
+	}
+	return unchanged, err
+}
+
+// batch returns how many of the accounts, from the first on, one request may ask
+// for.
+func (c *Client) batch(of []*entry) (n int) {
+	left := min(events.MaxCatchUpRequest, int(c.nc.MaxPayload())) - len(`{"ids":[]}`)
+	for _, e := range of[:min(len(of), events.MaxCatchUp)] {
+		left -= len(e.key.ID()) + len(`"",`)
+		if n > 0 && (left < 0 || e.key.Platform() != of[0].key.Platform()) {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// catchUpWith asks a worker for the last bumps of a batch, and returns how many
+// accounts are as they were.
+func (c *Client) catchUpWith(ctx context.Context, batch []*entry, epoch int64) (unchanged int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
 	defer cancel()
-	var req struct {
-		MultiLast []string `json:"multi_last"`
-	}
+	var req events.CatchUpRequest
 	for _, e := range batch {
-		req.MultiLast = append(req.MultiLast, c.subjects.Bump(e.key))
+		req.IDs = append(req.IDs, e.key.ID())
 	}
-	body, err := json.Marshal(req)
+	m, err := c.nc.RequestWithContext(ctx, c.subjects.CatchUp(batch[0].key.Platform()), req.Encode())
 	if err != nil {
 		return 0, err
 	}
-	if err := c.nc.PublishRequest("$JS.API.DIRECT.GET."+events.StreamBumps, inbox.Subject, body); err != nil {
+	reply, err := events.DecodeCatchUpReply(m.Data)
+	if err != nil {
 		return 0, err
 	}
-	for {
-		m, err := inbox.NextMsgWithContext(ctx)
-		if err != nil {
-			return unchanged, err
-		}
-		switch status := m.Header.Get("Status"); status {
-		case "":
-		case "204", "404": // the end; none of them has a bump
-			return unchanged, nil
-		default:
-			return unchanged, errors.New("the server says " + status + " " + m.Header.Get("Description"))
-		}
-		b, err := events.DecodeBump(m.Data)
-		if err != nil || c.subjects.Bump(b.Key) != m.Header.Get("Nats-Subject") {
-			continue // a worker is asked about it
-		}
+	for _, b := range reply.Bumps { // about the others a worker is asked
 		if c.compare(b, epoch) {
 			unchanged++
 		}
 	}
+	return unchanged, nil
 }
 
 // compare takes in the last bump of an account, and reports whether it is one

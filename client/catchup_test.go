@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
+	"github.com/tokenbus/tokenbus/bus"
 	"github.com/tokenbus/tokenbus/events"
 	"github.com/tokenbus/tokenbus/internal/rig"
 )
@@ -21,7 +22,9 @@ const benchFleet = 20_000
 // accounts that it has used against the last bumps of the fleet.
 func BenchmarkCatchUp(b *testing.B) {
 	s := rig.NATS(b, func(o *server.Options) { o.SyncInterval = time.Minute })
-	fill(b, rig.Connect(b, s), benchFleet)
+	nc := rig.Connect(b, s)
+	fill(b, nc, benchFleet)
+	startWorker(b, nc)
 	for _, held := range []int{10, 1000, 10_000} {
 		b.Run(fmt.Sprint(held), func(b *testing.B) {
 			c := behind(b, s, held)
@@ -35,6 +38,29 @@ func BenchmarkCatchUp(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(held), "ns/account")
 		})
 	}
+}
+
+// idle is the part of a worker that catching up does not need.
+type idle struct {
+	bus.Tokens
+	bus.Accounts
+	bus.Observer
+}
+
+func (idle) ObserveBump(events.Bump) {}
+func (idle) Resync()                 {}
+
+// startWorker starts a worker.
+func startWorker(b *testing.B, nc *nats.Conn) {
+	subjects, err := events.NewSubjects(events.DefaultPrefix)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w, err := bus.StartWorker(b.Context(), bus.WorkerConfig{Conn: nc, Subjects: subjects, Tokens: idle{}, Accounts: idle{}, Observer: idle{}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(w.Close)
 }
 
 func benchKey(b *testing.B, i int) account.Key { return testKey(b, fmt.Sprintf("openai.user-%08d", i)) }

@@ -105,7 +105,7 @@ func TestAsyncAPIQueueGroups(t *testing.T) {
 		if operation.Reply != nil {
 			answers++
 			want = events.AdminService
-			if operation.Channel.Ref == "#/channels/request" {
+			if operation.Channel.Ref == "#/channels/request" || operation.Channel.Ref == "#/channels/catchUp" {
 				want = events.QueueGroup
 			}
 		}
@@ -113,8 +113,8 @@ func TestAsyncAPIQueueGroups(t *testing.T) {
 			t.Errorf("operation %s: queue %q, want %q", name, got, want)
 		}
 	}
-	if verbs := constants(t, ".", isVerb); answers != 1+len(verbs) {
-		t.Errorf("%d operations answer; there are token requests and the verbs %v", answers, verbs)
+	if verbs := constants(t, ".", isVerb); answers != 2+len(verbs) {
+		t.Errorf("%d operations answer; there are token requests, requests to catch up and the verbs %v", answers, verbs)
 	}
 }
 
@@ -179,7 +179,7 @@ func TestAsyncAPIFields(t *testing.T) {
 		"RefreshRequest": reflect.TypeFor[events.KeyRequest](), "ListRequest": reflect.TypeFor[events.ListRequest](), "ListReply": reflect.TypeFor[events.ListReply](),
 		"Account": reflect.TypeFor[events.Account](), "AccountError": reflect.TypeFor[events.AccountError](), "Rotation": reflect.TypeFor[events.Rotation](),
 		"JournalRequest": reflect.TypeFor[events.JournalRequest](), "JournalReply": reflect.TypeFor[events.JournalReply](),
-		"JournalRecord": reflect.TypeFor[events.JournalRecord](),
+		"JournalRecord": reflect.TypeFor[events.JournalRecord](), "CatchUpRequest": reflect.TypeFor[events.CatchUpRequest](),
 	} {
 		var fields, required []string
 		for _, f := range reflect.VisibleFields(typ) {

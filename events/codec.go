@@ -117,6 +117,8 @@ func kind(t reflect.Type) string {
 		return "true or false"
 	case reflect.Map, reflect.Struct:
 		return "an object"
+	case reflect.Slice:
+		return "a list"
 	}
 	return "a string"
 }

@@ -103,8 +103,10 @@ func (e Refreshed) Encode() []byte {
 }
 
 // Encode returns the event's body.
-func (e Bump) Encode() []byte {
-	return encode(bumpJSON{e.Key.Platform(), e.Key.ID(), e.Version, e.Rev, newTimestamp(e.At)})
+func (e Bump) Encode() []byte { return encode(e.json()) }
+
+func (e Bump) json() bumpJSON {
+	return bumpJSON{e.Key.Platform(), e.Key.ID(), e.Version, e.Rev, newTimestamp(e.At)}
 }
 
 // Encode returns the event's body.
@@ -164,9 +166,16 @@ func DecodeRefreshed(body []byte) (Refreshed, error) {
 // DecodeBump reads a bump.
 func DecodeBump(body []byte) (Bump, error) {
 	var j bumpJSON
-	key, err := decodeEvent("bump", body, &j, func() (string, string) { return j.Platform, j.ID })
+	if err := unmarshal(body, &j); err != nil {
+		return Bump{}, fmt.Errorf("bump event: %w", err)
+	}
+	return j.bump()
+}
+
+func (j bumpJSON) bump() (Bump, error) {
+	key, err := account.NewKey(j.Platform, j.ID)
 	if err != nil {
-		return Bump{}, err
+		return Bump{}, fmt.Errorf("bump event: %w", err)
 	}
 	if j.Version < 1 || j.Rev < 0 {
 		return Bump{}, fmt.Errorf("bump of %s: version %d and rev %d are out of range", key, j.Version, j.Rev)

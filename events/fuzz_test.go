@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/tokenbus/tokenbus/events"
@@ -92,6 +93,38 @@ func FuzzDecodeBump(f *testing.F) {
 		}
 		if again, err := events.DecodeBump(e.Encode()); err != nil || again != e {
 			t.Fatalf("%+v came back as %+v, %v", e, again, err)
+		}
+	})
+}
+
+func FuzzDecodeCatchUpRequest(f *testing.F) {
+	seed(f, "catchup_request")
+	f.Fuzz(func(t *testing.T, body []byte) {
+		keys, err := events.DecodeCatchUpRequest("openai", body)
+		if err != nil {
+			checkBadRequest(t, err)
+			return
+		}
+		var r events.CatchUpRequest
+		for _, k := range keys {
+			r.IDs = append(r.IDs, k.ID())
+		}
+		if again, err := events.DecodeCatchUpRequest("openai", r.Encode()); err != nil || !slices.Equal(again, keys) {
+			t.Fatalf("%v came back as %v, %v", keys, again, err)
+		}
+	})
+}
+
+func FuzzDecodeCatchUpReply(f *testing.F) {
+	seed(f, "catchup_reply*")
+	seed(f, "error_*")
+	f.Fuzz(func(t *testing.T, body []byte) {
+		r, err := events.DecodeCatchUpReply(body)
+		if err != nil {
+			return
+		}
+		if again, err := events.DecodeCatchUpReply(r.Encode()); err != nil || !slices.Equal(again.Bumps, r.Bumps) {
+			t.Fatalf("%+v came back as %+v, %v", r, again, err)
 		}
 	})
 }

@@ -130,6 +130,12 @@ func TestGoldenEvents(t *testing.T) {
 	golden(t, "status_no_until", status.Encode())
 }
 
+func TestGoldenCatchUp(t *testing.T) {
+	golden(t, "catchup_request", events.CatchUpRequest{IDs: []string{"user-1", "user-2"}}.Encode())
+	golden(t, "catchup_reply", events.CatchUpReply{Bumps: []events.Bump{{Key: key, Version: 8, Rev: 11, At: at}}}.Encode())
+	golden(t, "catchup_reply_empty", events.CatchUpReply{}.Encode())
+}
+
 func TestGoldenAdmin(t *testing.T) {
 	golden(t, "put", marshal(t, events.PutRequest{
 		Platform: "openai", ID: "user-1", Type: "oauth", Label: new("team a"), IfVersion: new(account.Version(0)),

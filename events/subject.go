@@ -47,6 +47,12 @@ func (s Subjects) ParseRequest(subject string) (account.Key, error) {
 	return account.ParseKey(rest)
 }
 
+// CatchUp is where the last bumps of the platform's accounts are asked for.
+func (s Subjects) CatchUp(platform string) string { return s.root + "catchup." + platform }
+
+// AllCatchUps matches the requests for last bumps of every platform.
+func (s Subjects) AllCatchUps() string { return s.CatchUp("*") }
+
 // Refreshed is where changed credentials are announced to workers.
 func (s Subjects) Refreshed(key account.Key) string { return s.root + "refreshed." + key.String() }
 

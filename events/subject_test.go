@@ -15,7 +15,7 @@ func TestSubjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "subjects", []byte(strings.Join([]string{
-		s.Request(key), s.AllRequests(), s.Refreshed(key), s.AllRefreshed(), s.Bump(key), s.AllBumps(), s.Status(key), s.AllStatus(), s.Admin(events.VerbPut),
+		s.Request(key), s.AllRequests(), s.CatchUp(key.Platform()), s.AllCatchUps(), s.Refreshed(key), s.AllRefreshed(), s.Bump(key), s.AllBumps(), s.Status(key), s.AllStatus(), s.Admin(events.VerbPut),
 		events.StreamEvents, events.StreamBumps, events.QueueGroup, events.AdminService,
 	}, "\n")))
 }

@@ -1,13 +1,16 @@
 package clienttest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/tokenbus/tokenbus/account"
 	"github.com/tokenbus/tokenbus/events"
@@ -131,7 +134,7 @@ func (f *Fleet) change(key account.Key, how func(*login)) events.Bump {
 }
 
 // serve answers one request.
-func (f *Fleet) serve(w *worker, m *nats.Msg) {
+func (f *Fleet) serve(w *worker, m *nats.Msg, answer func(*nats.Msg) ([]byte, error)) {
 	w.frozen.Lock()
 	defer w.frozen.Unlock()
 	f.mu.Lock()
@@ -140,7 +143,7 @@ func (f *Fleet) serve(w *worker, m *nats.Msg) {
 		return
 	}
 	f.tasks.Go(func() { // others are answered meanwhile
-		reply, err := f.reply(m)
+		reply, err := answer(m)
 		if err == nil {
 			_ = m.Respond(reply) // who asked may be gone
 			return
@@ -183,6 +186,37 @@ func (f *Fleet) reply(m *nats.Msg) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	return reply.Encode(), nil
+}
+
+// lastBumps answers one request to catch up, from the stream.
+func (f *Fleet) lastBumps(m *nats.Msg) ([]byte, error) {
+	platform, _ := strings.CutPrefix(m.Subject, f.subjects.CatchUp(""))
+	keys, err := events.DecodeCatchUpRequest(platform, m.Data)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+	defer cancel()
+	stream, err := f.js.Stream(ctx, events.StreamBumps)
+	if err != nil {
+		return nil, err
+	}
+	var reply events.CatchUpReply
+	for _, key := range keys {
+		last, err := stream.GetLastMsgForSubject(ctx, f.subjects.Bump(key))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		b, err := events.DecodeBump(last.Data)
+		if err != nil {
+			return nil, err
+		}
+		reply.Bumps = append(reply.Bumps, b)
 	}
 	return reply.Encode(), nil
 }

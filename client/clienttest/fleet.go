@@ -78,7 +78,7 @@ type login struct {
 // is locked.
 type worker struct {
 	nc       *nats.Conn
-	sub      *nats.Subscription
+	subs     []*nats.Subscription
 	frozen   sync.Mutex
 	isFrozen atomic.Bool
 }
@@ -199,7 +199,12 @@ func (f *Fleet) Heal() {
 func (f *Fleet) Leave() {
 	for i := range f.workers {
 		w := &f.workers[i]
-		if err := errors.Join(w.sub.Unsubscribe(), w.nc.Flush()); err != nil {
+		var err error
+		for _, sub := range w.subs {
+			err = errors.Join(err, sub.Unsubscribe())
+		}
+		w.subs = nil
+		if err = errors.Join(err, w.nc.Flush()); err != nil {
 			f.t.Errorf("leave: %v", err)
 		}
 	}
@@ -210,7 +215,10 @@ func (f *Fleet) Join() {
 	for i := range f.workers {
 		w := &f.workers[i]
 		var err error
-		w.sub, err = w.nc.QueueSubscribe(f.subjects.AllRequests(), events.QueueGroup, func(m *nats.Msg) { f.serve(w, m) })
+		for subject, answer := range map[string]func(*nats.Msg) ([]byte, error){f.subjects.AllRequests(): f.reply, f.subjects.AllCatchUps(): f.lastBumps} {
+			sub, subErr := w.nc.QueueSubscribe(subject, events.QueueGroup, func(m *nats.Msg) { f.serve(w, m, answer) })
+			w.subs, err = append(w.subs, sub), errors.Join(err, subErr)
+		}
 		if err = errors.Join(err, w.nc.Flush()); err != nil {
 			f.t.Errorf("join: %v", err)
 		}

@@ -32,9 +32,11 @@ export class Tokens {
   async inHand(key, rejected) {
     const link = this.links, held = this.held.get(key);
     if (held && held.link !== link) {               // bumps may have been missed: look at the last one
-      const last = await this.ask(`$JS.API.DIRECT.GET.TOKENBUS_BUMPS.${this.root}bump.${key}`, "", 5).catch(() => null);
-      if (!last) return undefined;                  // so a worker must know
-      if (last.data.length) this.heard(last.json()); // a 404 has headers alone: there was never a bump
+      const [platform, id] = key.split(".");
+      const reply = await this.ask(`${this.root}catchup.${platform}`, JSON.stringify({ ids: [id] }), 5).catch(() => null);
+      const last = reply?.json().bumps?.[0];
+      if (!last) return undefined;                  // no worker, an error, or there is none: ask for the token
+      this.heard(last);
       held.link = link;
     }
     const now = this.held.get(key);

@@ -17,8 +17,10 @@ class Tokens:
         await self.nc.flush()
         return self
 
-    async def heard(self, msg):                     # a bump: forget what we hold, unless it is old news
-        bump = json.loads(msg.data)
+    async def heard(self, msg):
+        self.take(json.loads(msg.data))
+
+    def take(self, bump):                           # forget what we hold, unless it is old news
         key = bump["platform"] + "." + bump["id"]
         if bump["rev"] > self.rev.get(key, 0):
             self.rev[key] = bump["rev"]
@@ -27,12 +29,12 @@ class Tokens:
     async def in_hand(self, key, rejected):
         held, link = self.held.get(key), self.nc.stats["reconnects"]
         if held and held["link"] != link:           # bumps may have been missed: look at the last one
+            platform, id = key.split(".")
             try:
-                last = await self.ask("$JS.API.DIRECT.GET.TOKENBUS_BUMPS." + self.root + "bump." + key, b"", 5)
-            except TokenError:
-                return None                         # so a worker must know
-            if last.data:                           # a 404 has headers alone: there was never a bump
-                await self.heard(last)
+                reply = await self.ask(self.root + "catchup." + platform, json.dumps({"ids": [id]}).encode(), 5)
+                self.take(json.loads(reply.data)["bumps"][0])
+            except (TokenError, LookupError):       # no worker, an error, or there is none
+                return None                         # so ask for the token
             held["link"], held = link, self.held.get(key)
         if held and held["version"] > rejected and held["until"] > dt.datetime.now(dt.timezone.utc):
             return held

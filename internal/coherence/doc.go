@@ -19,7 +19,7 @@
 //     takes messages one by one and logs the one that it can't read: by then it
 //     has done what it does with the bump before it. The stamp is taken there.
 //   - A question: when the client writes a request to its connection, with its
-//     min_version. And an answer of the bump stream to one that catches up.
+//     min_version. And a last bump that a worker gives to one that catches up.
 //   - A cut: when the client's connection reads or writes no more, or is closed.
 //     A cut that was noticed: when the client calls its hook Missed, which it does
 //     once it takes care.

@@ -85,7 +85,7 @@ type clientRecord struct {
 	heard   []event  // bumps
 	refuted []event  // bumps that the client gave up as wrong
 	asked   []event  // with min_version
-	caught  []event  // answers of the bump stream
+	caught  []event  // last bumps that workers gave
 	dialed  []moment // connections that came about
 	closed  []moment // and ended
 	flooded []moment // bumps are dropped from here on, or were until here

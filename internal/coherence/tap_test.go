@@ -208,7 +208,6 @@ type message struct {
 	verb    string
 	subject string
 	sid     string // of a message to us
-	header  []byte
 	body    []byte
 }
 
@@ -236,7 +235,7 @@ func frames(data []byte, f func(message)) (rest []byte) {
 				head, _ = strconv.Atoi(words[len(words)-2])
 			}
 			m.subject, m.sid = words[1], words[2]
-			m.header, m.body = data[end:end+head], data[end+head:end+size]
+			m.body = data[end+head : end+size]
 			end += size + 2
 		}
 		m.raw = data[:end]
@@ -244,8 +243,6 @@ func frames(data []byte, f func(message)) (rest []byte) {
 		data = data[end:]
 	}
 }
-
-var caughtSubject = regexp.MustCompile(`(?i)Nats-Subject: *(\S+)`)
 
 // received takes in what came from the server.
 func (c *tapped) received(m message) {
@@ -259,9 +256,9 @@ func (c *tapped) received(m message) {
 		if b, err := events.DecodeBump(m.body); err == nil {
 			c.out = append(c.out, c.tap.mark(b, m.subject, m.sid)...)
 		}
-	case len(m.header) > 0:
-		if found := caughtSubject.FindSubmatch(m.header); found != nil && strings.HasPrefix(string(found[1]), root) {
-			if b, err := events.DecodeBump(m.body); err == nil {
+	case bytes.HasPrefix(m.body, []byte(`{"bumps":`)):
+		if reply, err := events.DecodeCatchUpReply(m.body); err == nil {
+			for _, b := range reply.Bumps {
 				add(r, &r.caught, event{r.now(), b.Key, b.Version})
 			}
 		}
