@@ -16,7 +16,8 @@ import (
 
 const (
 	// catchUpsAtOnce is how many requests read the stream at once, catchUpsWaiting
-	// how many there may be with those that wait for it.
+	// how many there may be with those that wait for it: at most, and no more than a
+	// quarter of the places that they share with requests for tokens.
 	catchUpsAtOnce  = 2
 	catchUpsWaiting = 128
 	// catchUpPatience is how long one may take, a little less than clients wait.
@@ -37,10 +38,10 @@ type catchUps struct {
 	closed bool
 }
 
-func newCatchUps(conn *nats.Conn, subjects events.Subjects) *catchUps {
+func newCatchUps(conn *nats.Conn, subjects events.Subjects, places int) *catchUps {
 	return &catchUps{
 		conn: conn, subjects: subjects,
-		waiting: make(chan struct{}, catchUpsWaiting), reading: make(chan struct{}, catchUpsAtOnce),
+		waiting: make(chan struct{}, min(catchUpsWaiting, max(places/4, catchUpsAtOnce))), reading: make(chan struct{}, catchUpsAtOnce),
 	}
 }
 
@@ -143,7 +144,7 @@ func (c *catchUps) connection() (*nats.Conn, error) {
 	if c.closed {
 		return nil, nats.ErrConnectionClosed
 	}
-	if c.own != nil {
+	if c.own != nil && !c.own.IsClosed() {
 		return c.own, nil
 	}
 	opts := c.conn.Opts

@@ -1,6 +1,7 @@
 package bus_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -116,16 +117,21 @@ func TestP10CatchUpsAreBounded(t *testing.T) {
 	check(t, err)
 	check(t, nc.Flush())
 	f := newFleet()
-	f.cached = func(k account.Key, _ events.TokenRequest) ([]byte, bool) { return reply(k, 1).Encode(), true }
-	startWorker(t, nc, f, func(c *bus.WorkerConfig) { c.MaxInFlight = 200 })
+	f.token = func(_ context.Context, k account.Key, _ events.TokenRequest) (events.TokenReply, error) {
+		return reply(k, 1), nil
+	}
+	startWorker(t, nc, f, func(c *bus.WorkerConfig) { c.MaxInFlight = 40 })
 
 	answers, err := client.SubscribeSync(client.NewInbox())
 	check(t, err)
-	const asked, mayWait = 1000, 128
+	const asked, mayWait = 1000, 10
 	for range asked {
 		check(t, client.PublishRequest("tokenbus.v1.catchup.openai", answers.Subject, []byte(`{"ids":["a"]}`)))
 	}
 	first := receive(t, reads, "a read")
+	if n := s.NumClients(); n != 4 { // the three above, and the worker's second
+		t.Errorf("%d connections: the stream is read on the one on which requests are answered", n)
+	}
 	for range asked - mayWait {
 		m, err := answers.NextMsg(patience)
 		check(t, err)

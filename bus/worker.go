@@ -66,7 +66,7 @@ func StartWorker(ctx context.Context, cfg WorkerConfig) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start worker on the bus: %w", err)
 	}
-	w := &Worker{conn: cfg.Conn, catchUps: newCatchUps(cfg.Conn, cfg.Subjects)}
+	w := &Worker{conn: cfg.Conn, catchUps: newCatchUps(cfg.Conn, cfg.Subjects, cfg.MaxInFlight)}
 	// Hear bumps before any request is answered.
 	if w.broadcast, err = hearBroadcasts(cfg.Conn, cfg.Subjects, cfg.Observer, cfg.Logger); err != nil {
 		return nil, err
