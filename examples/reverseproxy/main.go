@@ -2,7 +2,7 @@
 // with the demo, each line in a terminal of its own:
 //
 //	go run ./cmd/worker demo --env-file demo.env
-//	( . ./demo.env && go run ./examples/reverseproxy --upstream $TOKENBUS_DEMO_API )
+//	. ./demo.env && go run ./examples/reverseproxy --upstream $TOKENBUS_DEMO_API
 //	curl http://127.0.0.1:8080/demo.alice/userinfo
 //
 // The first part of the path names the account, and the rest goes to the API

@@ -2,7 +2,7 @@
 // that SDKs know. Try it with the demo, each line in a terminal of its own:
 //
 //	go run ./cmd/worker demo --env-file demo.env
-//	( . ./demo.env && go run ./examples/tokensource --account demo.alice --api $TOKENBUS_DEMO_API/userinfo )
+//	. ./demo.env && go run ./examples/tokensource --account demo.alice --api $TOKENBUS_DEMO_API/userinfo
 package main
 
 import (
