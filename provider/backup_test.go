@@ -19,7 +19,7 @@ func (f *fleet) settled(id string) {
 }
 
 // running runs the worker until the returned function is called.
-func running(t *testing.T, p *provider.Provider) (stop func()) {
+func running(t testing.TB, p *provider.Provider) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -142,6 +142,21 @@ func (f *fleet) answeredAndLost(p *provider.Provider, backup map[account.Key]acc
 	f.store.Fault.Set(nil)
 }
 
+// looked returns a worker that has looked into the journals, found an answer, and
+// could do nothing about it. meanwhile is called while it looks on.
+func (f *fleet) looked(meanwhile func(*provider.Provider)) *provider.Provider {
+	f.t.Helper()
+	p := f.worker()
+	f.store.Fault.Set(down)
+	stop := running(f.t, p)
+	eventually(f.t, "it has looked", func() bool { return p.Stats().JournalWaiting == 1 && p.Stats().Flights == 0 })
+	meanwhile(p)
+	stop()
+	f.store.Fault.Set(nil)
+	f.clock.advance(5 * time.Second) // holds are over
+	return p
+}
+
 // An answer waits to the very token that is next, and the store has lost the
 // record of it: while it can't be saved, nothing is sent.
 func TestP1AnswerWaitsWithoutARecord(t *testing.T) {
@@ -158,13 +173,7 @@ func TestP1AnswerWaitsWithoutARecord(t *testing.T) {
 			f.clock.advance(time.Second)
 			f.answeredAndLost(p, backup)
 
-			next := f.worker()
-			f.store.Fault.Set(down) // a look into the journal is all that comes about
-			stop := running(t, next)
-			eventually(t, "it has looked", func() bool { return next.Stats().JournalWaiting == 1 && next.Stats().Flights == 0 })
-			stop()
-			f.store.Fault.Set(nil)
-			f.clock.advance(5 * time.Second) // holds are over
+			next := f.looked(func(*provider.Provider) {})
 			fault(f)
 			if r, err := next.Token(t.Context(), key("x"), events.TokenRequest{}); !errors.Is(err, &events.Error{Code: events.CodeUnavailable}) {
 				t.Errorf("version %d, %v, want unavailable", r.Version, err)
@@ -189,15 +198,10 @@ func TestP1ALookThatFailsForgetsNothing(t *testing.T) {
 	f.clock.advance(time.Second)
 	f.answeredAndLost(p, backup)
 
-	next := f.worker()
-	f.store.Fault.Set(down)
-	stop := running(t, next)
-	eventually(t, "it has looked", func() bool { return next.Stats().JournalWaiting == 1 && next.Stats().Flights == 0 })
-	f.journal.Fault.Set(down)
-	eventually(t, "it has looked in vain", func() bool { return next.Stats().JournalWaiting == 0 })
-	stop()
-	f.store.Fault.Set(nil)
-	f.clock.advance(5 * time.Second)
+	next := f.looked(func(p *provider.Provider) {
+		f.journal.Fault.Set(down)
+		eventually(t, "it has looked in vain", func() bool { return p.Stats().JournalWaiting == 0 })
+	})
 	if r, err := next.Token(t.Context(), key("x"), events.TokenRequest{}); !errors.Is(err, &events.Error{Code: events.CodeUnavailable}) || f.endpoint.Sent(refresh) != 1 {
 		t.Errorf("version %d, %v, sent %d times; want unavailable", r.Version, err, f.endpoint.Sent(refresh))
 	}

@@ -119,21 +119,26 @@ func TestSettledDoubtThatCantBeRemoved(t *testing.T) {
 	}
 }
 
-// The due time that goes with a doubt stays.
+// The due time that goes with a doubt stays; where one was told before, and it is
+// due all the same, it is put off as any other, and stands before nobody.
 func TestDueTimeOfADoubt(t *testing.T) {
-	f := newFleet(t, oauthtest.Config{})
-	p := f.worker()
-	f.login(p, "x", 10*time.Hour)
-	f.settled("x")
-	f.orphan("x", func(r *account.Rotation) { r.NoAnswer, r.State = true, account.RotationBegun })
-	a := f.doc("x")
-	a.RefreshAt = f.clock.Now().Add(-time.Second)
-	f.store.Restore(map[account.Key]account.Account{key("x"): a})
-	stop := running(t, p)
-	eventually(t, "it is in doubt", func() bool { return f.doc("x").Rotation.State == account.RotationInDoubt && p.Stats().Flights == 0 })
-	stop()
-	if at := f.doc("x").RefreshAt; at.Before(f.clock.Now().Add(time.Hour)) {
-		t.Errorf("it is due at %v, long before the token's end at %v", at, f.doc("x").ExpiresAt)
+	for state, ahead := range map[account.RotationState]time.Duration{account.RotationBegun: time.Hour, account.RotationInDoubt: 5 * time.Second} {
+		t.Run(string(state), func(t *testing.T) {
+			f := newFleet(t, oauthtest.Config{})
+			p := f.worker()
+			f.login(p, "x", 10*time.Hour)
+			f.settled("x")
+			f.orphan("x", func(r *account.Rotation) { r.NoAnswer, r.State = true, state })
+			a := f.doc("x")
+			a.RefreshAt = f.clock.Now().Add(-time.Second)
+			f.store.Restore(map[account.Key]account.Account{key("x"): a})
+			stop := running(t, p)
+			eventually(t, "it is due later", func() bool { return f.doc("x").RefreshAt.After(f.clock.Now()) && p.Stats().Flights == 0 })
+			stop()
+			if d := f.doc("x"); d.Rotation.State != account.RotationInDoubt || d.RefreshAt.Before(f.clock.Now().Add(ahead)) {
+				t.Errorf("it is %s, due at %v, want %v from now at least", d.Rotation.State, d.RefreshAt, ahead)
+			}
+		})
 	}
 }
 

@@ -31,10 +31,9 @@ type flying struct {
 	lease  Lease           // ours; nil: none
 	held   bool            // another worker has the lease
 	begun  bool            // a rotation's record was written
-	// at least is how long a due refresh is put off that can't be had.
+	// atLeast is how long a due refresh is put off that can't be had.
 	atLeast time.Duration
-	// doubted: it has a due time that was written with a doubt
-	doubted bool
+	doubted bool // a doubt was written, and its due time with it
 }
 
 // fly brings the account over w.Over, by whoever does it. It returns nil once
@@ -265,9 +264,9 @@ func (f *flying) write(ctx context.Context, e rotation.Ending) {
 // doubt leaves a rotation whose worker is gone until a second send is allowed,
 // and says so once.
 func (f *flying) doubt(ctx context.Context, until time.Time) error {
-	f.doubted = true
 	e := rotation.Doubt(&f.doc.Account, until, f.clock.Now())
 	if e.Change != nil {
+		f.doubted = true
 		f.write(ctx, e)
 	}
 	// Not for long: an operator, a login or the lost worker may end it.
